@@ -1,0 +1,42 @@
+"""mpi4py in engines: it joins the MPI that runs already, and its COMM_WORLD is the communicator of the engines.
+
+So rank == engine id, and collectives of existing programs do not wait for the controller. Only Python code sees this;
+C libraries still see the real world.
+"""
+
+from __future__ import annotations
+
+from .import_hooks import after_import, before_import
+from .state import state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+
+def install() -> None:
+    """Watch for ``import mpi4py`` from now on."""
+    before_import("mpi4py", _check)
+    after_import("mpi4py", _configure)
+    after_import("mpi4py.MPI", _replace_world)
+
+
+def _check() -> None:
+    if not state.host.thread_multiple:
+        raise ImportError(
+            "mpi4py cannot be used on this engine, because this MPI library does not grant MPI_THREAD_MULTIPLE and the "
+            "engine's own communication runs in another thread: start the cluster with an MPI built with thread support",
+            name="mpi4py",
+        )
+
+
+def _configure(mpi4py: ModuleType) -> None:
+    rc: Any = mpi4py.rc
+    rc.initialize = False
+    rc.finalize = False
+
+
+def _replace_world(mpi: Any) -> None:
+    world = mpi.Comm.f2py(state.host.engines_comm)
+    mpi.COMM_WORLD = world if isinstance(world, mpi.Intracomm) else mpi.Intracomm(world)

@@ -1,0 +1,50 @@
+"""The boundary to the extension: what an engine's Python asks of the process that hosts it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
+    from typing_extensions import Buffer
+
+    Direct = tuple[Literal["direct"], int, str, list[Buffer]]
+    Tasks = tuple[Literal["tasks"], int, int, Buffer | None, list[Buffer], list[int]]
+    Forget = tuple[Literal["forget"], int]
+    Work = Direct | Tasks | Forget
+
+
+class Runtime(Protocol):
+    """Implemented by the extension, and by a fake in the tests. Times are unix seconds."""
+
+    engine_id: int
+    engine_count: int
+    cluster_id: str
+    uuid: str
+    thread_multiple: bool
+    #: Fortran handle of the communicator of all engines.
+    engines_comm: int
+
+    def next(self) -> Work | None:
+        """Block, without the GIL, until there is work. None: the cluster stops.
+
+        ("direct", token, kind, buffers): answer with reply(token, …).
+        ("tasks", token, map_key, function, items, indices): answer with results(token, …); `function` comes with the
+        first batch of a map. ("forget", map_key): no more tasks of this map, no answer.
+        """
+
+    def reply(self, token: int, status: int, started: float, completed: float, buffers: Sequence[Buffer]) -> None:
+        """Answer a direct request. The buffers are copied or held until they are sent."""
+
+    def results(
+        self, token: int, statuses: bytes, started: list[float], completed: list[float], payloads: list[bytes]
+    ) -> None:
+        """Answer a batch of tasks, all of them, in the order of its items."""
+
+    def output(self, token: int, task: int | None, name: str, data: bytes) -> None:
+        """Hand over output of a request; `name`: stdout, stderr (UTF-8 text) or display (JSON). Any thread may call."""
+
+    def user_code(self, on: bool, /) -> None:
+        """SIGINT is sent to the main thread only while this is on."""

@@ -1,0 +1,134 @@
+"""The hot loop: batches of load-balanced tasks. What the engine adds to a task is about a microsecond."""
+
+from __future__ import annotations
+
+from time import time
+
+from ..serialize import dumps_task, loads_task
+from . import streams, tracebacks
+from .interrupts import enter_user_code, leave_user_code
+from .state import ERROR, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Never
+
+    from typing_extensions import Buffer
+
+#: So many failures of one map get their whole traceback on this engine, the others a short one.
+FULL_TRACEBACKS = 100
+
+
+class Map:
+    """What the engine keeps of a map between its batches."""
+
+    __slots__ = ("call", "failures", "function", "output_left")
+
+    def __init__(self, function: Buffer) -> None:
+        self.function = function
+        #: Takes an item, gives its result; None until the function is loaded.
+        self.call: Callable[[Any], Any] | None = None
+        self.failures = 0
+        self.output_left = streams.full_limit()
+
+    def load(self) -> Callable[[Any], Any]:
+        """Unpickle the function, once; where that raises, every task of the map raises the same."""
+        try:
+            self.call = _caller(loads_task(self.function))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self.call = _raiser(error)
+        return self.call
+
+    def failure(self, error: BaseException) -> bytes:
+        """The payload of a failed task."""
+        self.failures += 1
+        return tracebacks.payload(error, "apply", full=self.failures <= FULL_TRACEBACKS)
+
+
+_maps: dict[int, Map] = {}
+
+
+def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buffer], indices: list[int]) -> None:
+    """Run a batch and hand over its results; a task that raises is a result too.
+
+    An interrupt ends the task in hand, the rest of the batch goes on.
+    """
+    if function is not None and map_key not in _maps:
+        _maps[map_key] = Map(function)
+    this = _maps[map_key]
+    now, load, dump, current = time, loads_task, dumps_task, state
+    current.token = token
+    current.task = indices[0]
+    current.output_left = this.output_left
+    current.running = True
+    count = len(items)
+    statuses = bytearray(count)
+    started = [0.0] * count
+    completed = [0.0] * count
+    payloads = [b""] * count
+    position = 0
+    clock = now()
+    while position < count:
+        # Every slot is written by its position, so an interrupt between any two lines leaves nothing half done.
+        try:
+            enter_user_code()
+            call = this.call or this.load()
+            for position in range(position, count):  # noqa: B020 (goes on where an interrupt left it)
+                current.task = indices[position]
+                started[position] = clock
+                try:
+                    payloads[position] = dump(call(load(items[position])))
+                except BaseException as error:
+                    statuses[position] = ERROR
+                    payloads[position] = this.failure(error)
+                completed[position] = clock = now()
+            leave_user_code()
+        except BaseException as error:
+            leave_user_code()
+            if not completed[position]:
+                statuses[position] = ERROR
+                payloads[position] = this.failure(error)
+                started[position], clock = clock, now()
+                completed[position] = clock
+        position += 1
+    this.output_left = current.output_left
+    current.running = False
+    current.host.results(token, bytes(statuses), started, completed, payloads)
+
+
+def fail_tasks(token: int, error: BaseException, count: int) -> None:
+    """Answer a whole batch with one error."""
+    state.running = False
+    clock = time()
+    payload = tracebacks.payload(error, "apply")
+    state.host.results(token, bytes([ERROR]) * count, [clock] * count, [clock] * count, [payload] * count)
+
+
+def forget_map(map_key: int) -> None:
+    """No more tasks of this map come."""
+    _maps.pop(map_key, None)
+
+
+def _caller(body: dict[str, Any]) -> Callable[[Any], Any]:
+    """What to call with an unpickled item."""
+    function: Callable[..., Any] = body["function"]
+    if body["chunked"]:
+        if body["star"]:
+            return lambda chunk: [function(*item) for item in chunk]
+        return lambda chunk: [function(item) for item in chunk]
+    if body["star"]:
+        return lambda item: function(*item)
+    return function
+
+
+def _raiser(error: BaseException) -> Callable[[Any], Never]:
+    """A function that could not be loaded: each of its tasks fails with the reason."""
+    trace = error.__traceback__
+
+    def call(_item: Any) -> Never:
+        raise error.with_traceback(trace)
+
+    return call

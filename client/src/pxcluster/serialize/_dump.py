@@ -1,0 +1,85 @@
+"""The public way in and out of pickles, and the switch between the picklers."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from pickle import dumps as _c_dumps
+
+from . import _pickler
+from ._errors import explain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from typing_extensions import Buffer
+
+    Dumper = Callable[[object, "_pickler.OutOfBand | None"], bytes]
+
+# Values of exactly these types pickle the same way under every rule, so the C function takes them without asking.
+_PLAIN = frozenset({int, float, str, bytes, bool, complex, type(None)})
+_all_plain = _PLAIN.issuperset
+
+_dumper: Dumper = _pickler.dump
+
+
+def dumps(obj: object) -> list[bytes | memoryview]:
+    """Pickle `obj` as ``[pickle, *buffers]``; large contiguous buffers (arrays) stay where they are, uncopied.
+
+    The buffers are views of the objects' own memory: send them before the objects change.
+    Raises SerializationError, which names the object that cannot travel.
+    """
+    out_of_band = _pickler.OutOfBand()
+    try:
+        data = _dumper(obj, out_of_band)
+    except Exception as error:
+        raise explain(obj, error, _dumper) from error
+    return [data, *out_of_band.buffers]
+
+
+def loads(buffers: Sequence[Buffer]) -> object:
+    """The object of ``[pickle, *buffers]``. Writable buffers are used where they are, read-only ones are copied once.
+
+    So arrays are always writable. Raises whatever the objects' own loading raises, such as ModuleNotFoundError.
+    """
+    if len(buffers) == 1:
+        return pickle.loads(buffers[0])
+    rest = [memoryview(buffer) for buffer in buffers[1:]]
+    return pickle.loads(buffers[0], buffers=[bytearray(view) if view.readonly else view for view in rest])
+
+
+def dumps_task(obj: object) -> bytes:
+    """Pickle `obj`, one item or result of a map, into one bytes object; :func:`loads_task` is its inverse.
+
+    Raises SerializationError, which names the object that cannot travel.
+    """
+    kind = type(obj)
+    if kind in _PLAIN or ((kind is tuple or kind is list) and _all_plain(map(type, obj))):  # type: ignore[call-overload]
+        return _c_dumps(obj, 5)
+    try:
+        return _dumper(obj, None)
+    except Exception as error:
+        raise explain(obj, error, _dumper) from error
+
+
+def use_pickle() -> None:
+    """Go back to the standard rules of this module, after use_cloudpickle() or use_dill()."""
+    _use(_pickler.dump)
+
+
+def use_cloudpickle() -> None:
+    """From now on this process pickles by cloudpickle's rules: functions take the globals they refer to with them."""
+    _use(_pickler.dump_cloudpickle)
+
+
+def use_dill() -> None:
+    """From now on this process pickles with dill. ImportError: dill is not installed here."""
+    if importlib.util.find_spec("dill") is None:
+        raise ImportError("use_dill() needs the package dill, which is not installed: pip install dill", name="dill")
+    _use(_pickler.dump_dill)
+
+
+def _use(dumper: Dumper) -> None:
+    global _dumper
+    _dumper = dumper

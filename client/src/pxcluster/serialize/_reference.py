@@ -1,0 +1,55 @@
+"""An expression that stands for a value of the engine's namespace."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_resolve: Callable[[str], object] | None = None
+
+
+class Reference:
+    """Stands for the value that `expression` has in the engine's namespace when the request arrives there.
+
+    May be the function of an apply or a map, an argument, a member of a container, or a value of a push:
+    ``view.apply(Reference("f"), [Reference("x"), 1])``.
+
+    `expression` is any Python expression, such as ``"x"`` or ``"table[3].name"``. A name that the engine does not know
+    is a NameError there.
+    """
+
+    __slots__ = ("expression",)
+
+    def __init__(self, expression: str) -> None:
+        if not isinstance(expression, str):
+            raise TypeError(f"Reference() takes an expression as a str, not {type(expression).__name__}")
+        self.expression = expression
+
+    @property
+    def name(self) -> str:
+        """The expression, under the name that ipyparallel gives it."""
+        return self.expression
+
+    def __repr__(self) -> str:
+        return f"Reference({self.expression!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and other.expression == self.expression
+
+    def __hash__(self) -> int:
+        return hash((Reference, self.expression))
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return load_reference, (self.expression,)
+
+
+def load_reference(expression: str) -> object:
+    """What a pickled Reference becomes: the value where a resolver is set (in engines), a Reference elsewhere."""
+    return Reference(expression) if _resolve is None else _resolve(expression)
+
+
+def resolve_references(resolve: Callable[[str], object] | None) -> None:
+    """Let `resolve(expression)` give the value of every Reference that this process loads; None: leave them alone."""
+    global _resolve
+    _resolve = resolve

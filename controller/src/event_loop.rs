@@ -1,0 +1,332 @@
+//! The one thread that owns the transport, the scheduler and the list of clients.
+
+mod requests;
+
+use crate::Settings;
+use crate::certificate::{Identity, IdentityError, random_hex};
+use crate::clients::Clients;
+use crate::files::{ClusterFiles, ClusterLock, FilesError};
+use crate::interfaces;
+use crate::listener::{Inbox, ListenError, Notice, Sockets};
+use crate::maps::{self, Maps};
+use bytes::Bytes;
+use pxcluster_protocol::codec::{self, CodecError};
+use pxcluster_protocol::connection::ConnectionFile;
+use pxcluster_protocol::to_client::{EngineInfo, ToClient, Welcome};
+use pxcluster_protocol::to_controller::ToController;
+use pxcluster_protocol::to_engine::{Cargo, Grant, ToEngine};
+use pxcluster_protocol::{EngineId, EngineSet, PROTOCOL_VERSION, Rank, RequestKey, VERSION};
+use pxcluster_scheduler as scheduler;
+use pxcluster_scheduler::{Action, Event, GrantPolicy};
+use pxcluster_transport::{Transport, TransportError, relay, send};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Longest sleep of an idle controller; it is woken when there is something to do.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long engines have to end Python before the job is ended under them.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Why the controller could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// Directory, lock or connection file.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// Certificate.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Sockets.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Messages between ranks.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// Bytes between ranks.
+    #[error("{from} sends what cannot be understood: {source}")]
+    Codec {
+        /// The sender.
+        from: Rank,
+        /// What is wrong.
+        source: CodecError,
+    },
+    /// A message that cannot be encoded.
+    #[error("a message cannot be encoded: {0}")]
+    Encode(#[from] CodecError),
+    /// The system has no randomness.
+    #[error("the system gives no random numbers: {0}")]
+    Random(#[from] rand::rand_core::OsError),
+    /// An engine cannot start.
+    #[error("engine {engine} cannot start: {reason}")]
+    Unfit {
+        /// The engine.
+        engine: EngineId,
+        /// One sentence.
+        reason: String,
+    },
+}
+
+/// How a cluster ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every engine has ended Python; all ranks may leave MPI together.
+    Together,
+    /// Some engine did not end in time; the job must be ended under it.
+    Alone,
+}
+
+/// Rank 0.
+pub struct Controller<T: Transport> {
+    settings: Settings,
+    transport: T,
+    files: ClusterFiles,
+    scheduler: scheduler::Controller,
+    clients: Clients,
+    maps: Maps,
+    engines: BTreeMap<EngineId, EngineInfo>,
+    /// Engines that have ended Python.
+    ended: EngineSet,
+    /// Set while the cluster stops.
+    deadline: Option<Instant>,
+    ready_at: Instant,
+    actions: Vec<Action>,
+}
+
+impl<T: Transport> Controller<T> {
+    /// A controller that has not started.
+    pub fn new(transport: T, settings: Settings, files: ClusterFiles) -> Self {
+        Self {
+            settings,
+            transport,
+            files,
+            scheduler: scheduler::Controller::new(GrantPolicy::default()),
+            clients: Clients::default(),
+            maps: Maps::default(),
+            engines: BTreeMap::new(),
+            ended: EngineSet::default(),
+            deadline: None,
+            ready_at: Instant::now(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Runs the cluster until somebody stops it. The lock is given back at the end.
+    pub fn run(mut self, _lock: ClusterLock) -> Result<Ended, ControllerError> {
+        let identity = Identity::new()?;
+        let (inbox, notices) = Inbox::new(self.transport.bell());
+        let socket = self.files.socket(std::process::id());
+        let sockets = Sockets::open(self.settings.port, &socket, &identity, inbox)?;
+        let result = self.serve(&notices, &identity, sockets.port);
+        self.files.remove(std::process::id());
+        if let Err(error) = &result {
+            self.clients.send_to_all(&ToClient::Closing { reason: error.to_string() });
+            self.broadcast(&self.scheduler.engines(), &Cargo::Shutdown, &[])?;
+            let until = Instant::now() + GRACE;
+            while !self.transport.is_drained() && Instant::now() < until && self.transport.receive().is_ok() {}
+        }
+        self.clients = Clients::default(); // closes the connections after their last frame
+        drop(sockets);
+        result
+    }
+
+    fn serve(
+        &mut self,
+        notices: &crossbeam_channel::Receiver<Notice>,
+        identity: &Identity,
+        port: u16,
+    ) -> Result<Ended, ControllerError> {
+        let size = self.transport.size() - 1;
+        let mut published = false;
+        loop {
+            let mut idle = true;
+            while let Some((from, message)) = self.transport.receive()? {
+                idle = false;
+                self.handle_message(from, &message)?;
+            }
+            while let Ok(notice) = notices.try_recv() {
+                idle = false;
+                self.handle_notice(notice)?;
+            }
+            if !published && self.engines.len() == size as usize && self.deadline.is_none() {
+                published = true;
+                self.ready_at = Instant::now();
+                self.publish(identity, port)?;
+            }
+            if let Some(deadline) = self.deadline {
+                if self.ended.len() >= size as usize && self.transport.is_drained() {
+                    return Ok(Ended::Together);
+                }
+                if Instant::now() >= deadline {
+                    return Ok(Ended::Alone);
+                }
+            }
+            if idle {
+                self.transport.wait(if self.deadline.is_some() { Duration::from_millis(20) } else { IDLE });
+            }
+        }
+    }
+
+    /// Writes the connection file and says so.
+    fn publish(&mut self, identity: &Identity, port: u16) -> Result<(), ControllerError> {
+        let path = self.files.publish(&ConnectionFile {
+            protocol_version: PROTOCOL_VERSION,
+            version: VERSION.to_owned(),
+            cluster_id: self.settings.cluster_id.clone(),
+            key: identity.key.clone(),
+            certificate: identity.certificate.clone(),
+            addresses: interfaces::addresses(port),
+            socket: self.files.socket(std::process::id()).display().to_string(),
+            host: host(),
+            pid: std::process::id(),
+            engines: self.engines.len() as u32,
+            python: self.settings.python.clone(),
+            slurm_job_id: self.settings.slurm_job_id.clone(),
+            started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+        })?;
+        let (id, count) = (&self.settings.cluster_id, self.engines.len());
+        let engines = if count == 1 { "engine" } else { "engines" };
+        let line = format!("pxcluster: cluster '{id}' is ready: {count} {engines}, connection file {}\n", path.display());
+        let _closed_stderr = std::io::stderr().write_all(line.as_bytes());
+        Ok(())
+    }
+
+    fn handle_notice(&mut self, notice: Notice) -> Result<(), ControllerError> {
+        match notice {
+            Notice::Connected { connection, hello: _, outbox } => {
+                let client = self.clients.add(connection, outbox);
+                let python = self.settings.python.split('.').take(2).collect::<Vec<_>>().join(".");
+                let welcome = Welcome {
+                    protocol_version: PROTOCOL_VERSION,
+                    session: random_hex(8)?,
+                    client_id: client,
+                    cluster_id: self.settings.cluster_id.clone(),
+                    python,
+                    engines: self.engines.values().cloned().collect(),
+                    host: host(),
+                    pid: std::process::id(),
+                    version: VERSION.to_owned(),
+                };
+                self.clients.send(client, &ToClient::Welcome(welcome), vec![]);
+            }
+            Notice::Frame { connection, frame } => {
+                if let Some(client) = self.clients.of(connection) {
+                    self.handle_frame(connection, client, frame)?;
+                }
+            }
+            Notice::Disconnected { connection } => self.forget_client(connection)?,
+            Notice::Terminate(signal) => self.stop(&format!("the controller received {signal}"))?,
+        }
+        Ok(())
+    }
+
+    /// Ends a client's session; dropping its outbox closes the connection.
+    fn forget_client(&mut self, connection: u64) -> Result<(), ControllerError> {
+        match self.clients.remove(connection) {
+            Some(client) => self.decide(Event::ClientGone(client), &[]),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins to stop the cluster.
+    fn stop(&mut self, reason: &str) -> Result<(), ControllerError> {
+        if self.deadline.is_some() {
+            return Ok(());
+        }
+        tracing::info!("stopping: {reason}");
+        self.deadline = Some(Instant::now() + GRACE);
+        self.files.remove(std::process::id());
+        self.clients.send_to_all(&ToClient::Closing { reason: format!("the cluster was stopped: {reason}") });
+        let everybody = EngineSet::first(self.transport.size() - 1);
+        self.broadcast(&everybody, &Cargo::Shutdown, &[])
+    }
+
+    fn handle_message(&mut self, from: Rank, message: &Bytes) -> Result<(), ControllerError> {
+        let decoded = codec::decode::<ToController>(message);
+        let (header, body) = decoded.map_err(|source| ControllerError::Codec { from, source })?;
+        let Some(engine) = from.engine() else { return Ok(()) };
+        match header {
+            ToController::Ready { host, pid } => {
+                self.engines.insert(engine, EngineInfo { id: engine, host, pid });
+                self.decide(Event::EngineJoined(engine), &[])
+            }
+            ToController::Unfit { reason } => Err(ControllerError::Unfit { engine, reason }),
+            ToController::Bye => {
+                self.ended = self.ended.iter().chain([engine]).collect();
+                Ok(())
+            }
+            ToController::DirectReply { key, epoch: _, status, started, completed } => {
+                let reply = ToClient::Reply { id: key.request, engine, status, started, completed };
+                self.clients.send(key.client, &reply, body);
+                self.decide(Event::DirectFinished { key, engine }, &[])
+            }
+            ToController::Results { key, busy } => {
+                let tasks = body.first().map(|table| maps::indices(table)).unwrap_or_default();
+                self.decide(Event::TasksFinished { key, engine, tasks: &tasks, busy }, &body)
+            }
+            ToController::Output { key, task, name } => {
+                let output = ToClient::Output { id: key.request, engine, task, name };
+                self.clients.send(key.client, &output, body);
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks the scheduler and does what it says. `body`: buffers of the message that caused the event.
+    fn decide(&mut self, event: Event<'_>, body: &[Bytes]) -> Result<(), ControllerError> {
+        let engine = match &event {
+            Event::TasksFinished { engine, .. } => Some(*engine),
+            _ => None,
+        };
+        let mut actions = std::mem::take(&mut self.actions);
+        self.scheduler.handle(event, &mut actions);
+        for action in actions.drain(..) {
+            self.carry_out(action, engine, body)?;
+        }
+        self.actions = actions;
+        Ok(())
+    }
+
+    fn carry_out(&mut self, action: Action, from: Option<EngineId>, body: &[Bytes]) -> Result<(), ControllerError> {
+        match action {
+            Action::Broadcast { .. } => tracing::error!("a broadcast without a request"),
+            Action::Grant { engine, key, range, submitted, last_direct, first } => {
+                let Some(body) = self.maps.grant(key, &range, first) else { return Ok(()) };
+                let grant = ToEngine::Grant(Grant { key, range, submitted, last_direct });
+                send(&mut self.transport, engine.rank(), &grant, body)?;
+            }
+            Action::Deliver { key, accepted } => {
+                let frame = from.and_then(|engine| maps::results_frame(engine, body, &accepted));
+                match frame {
+                    Some(buffers) => self.clients.send(key.client, &ToClient::Results { id: key.request }, buffers),
+                    None => tracing::error!("results of {key} are malformed"),
+                }
+            }
+            Action::TasksAborted { key, tasks } => self.tell_aborted(key, tasks),
+            Action::AbortOn { key, engines } => self.broadcast(&engines, &Cargo::Abort(vec![key]), &[])?,
+            Action::DirectLost { key, engine } => {
+                let message = format!("engine {engine} died before it answered");
+                self.fail(key, "EngineError", message);
+            }
+            Action::MapDone { key, engines } => {
+                self.maps.remove(key);
+                self.broadcast(&engines, &Cargo::Forget(vec![key]), &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn broadcast(&mut self, targets: &EngineSet, cargo: &Cargo, body: &[Bytes]) -> Result<(), ControllerError> {
+        Ok(relay(&mut self.transport, targets, cargo, body)?)
+    }
+
+    fn fail(&self, key: RequestKey, ename: &str, message: String) {
+        let failed = ToClient::Failed { id: key.request, ename: ename.to_owned(), message };
+        self.clients.send(key.client, &failed, vec![]);
+    }
+}
+
+/// This host's name.
+fn host() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}

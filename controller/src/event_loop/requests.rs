@@ -1,0 +1,158 @@
+//! What clients ask for.
+
+use super::{Controller, ControllerError, host};
+use crate::listener::ConnectionId;
+use bytes::Bytes;
+use pxcluster_protocol::frame::Frame;
+use pxcluster_protocol::from_client::{DirectKind, FromClient, Targets};
+use pxcluster_protocol::to_client::{ClusterStatus, EngineStatus, ToClient};
+use pxcluster_protocol::to_engine::{Cargo, Direct};
+use pxcluster_protocol::{ClientId, EngineSet, RequestId, RequestKey, Status, TaskIndex, VERSION};
+use pxcluster_scheduler::{Action, Event};
+use pxcluster_transport::Transport;
+use std::ops::Range;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+impl<T: Transport> Controller<T> {
+    pub(super) fn handle_frame(
+        &mut self,
+        connection: ConnectionId,
+        client: ClientId,
+        frame: Frame,
+    ) -> Result<(), ControllerError> {
+        let header = match frame.parse::<FromClient>() {
+            Ok(header) => header,
+            Err(error) => {
+                tracing::warn!("client {}: {error}, cut off", client.0);
+                return self.forget_client(connection);
+            }
+        };
+        let key = |request: RequestId| RequestKey { client, request };
+        match header {
+            FromClient::Hello(_) => tracing::warn!("client {} says hello twice", client.0),
+            FromClient::Direct { id, kind, targets } => {
+                if let Some(targets) = self.resolve(key(id), targets) {
+                    self.submit_direct(key(id), kind, targets, &frame.buffers)?;
+                }
+            }
+            FromClient::Map { id, tasks, targets, label: _, retries: _ } => {
+                let subset = targets.is_some();
+                if let Some(targets) = self.resolve(key(id), targets) {
+                    match self.maps.insert(key(id), tasks, frame.buffers) {
+                        Ok(()) => {
+                            let targets = subset.then_some(targets);
+                            self.decide(Event::Map { key: key(id), tasks, targets }, &[])?;
+                        }
+                        Err(error) => self.fail(key(id), "ValueError", error.to_string()),
+                    }
+                }
+            }
+            FromClient::Signal { id, signum, targets } => {
+                if let Some(targets) = self.resolve(key(id), targets) {
+                    self.broadcast(&targets, &Cargo::Signal(signum), &[])?;
+                    self.clients.send(client, &ToClient::Done { id }, vec![]);
+                }
+            }
+            FromClient::Abort { id, requests, targets: _ } => {
+                let keys = match requests {
+                    Some(requests) => requests.into_iter().map(key).collect(),
+                    None => self.scheduler.requests_of(client),
+                };
+                self.decide(Event::Abort(keys), &[])?;
+                self.clients.send(client, &ToClient::Done { id }, vec![]);
+            }
+            FromClient::Status { id } => {
+                let status = self.status(id);
+                self.clients.send(client, &ToClient::Status(status), vec![]);
+            }
+            FromClient::Shutdown { id: _ } => self.stop("a client asked for it")?,
+            FromClient::Goodbye => self.forget_client(connection)?,
+        }
+        Ok(())
+    }
+
+    /// The engines that a request is for; tells the client and gives `None` if there are none or one is gone.
+    fn resolve(&self, key: RequestKey, targets: Targets) -> Option<EngineSet> {
+        let Some(targets) = targets else {
+            let alive = self.scheduler.engines();
+            if alive.is_empty() {
+                let hint = "This operation requires engines. Try client.wait_for_engines(n) to wait for engines to register.";
+                self.fail(key, "NoEnginesRegistered", hint.to_owned());
+                return None;
+            }
+            return Some(alive);
+        };
+        if let Some(gone) = targets.iter().find(|engine| !self.engines.contains_key(engine)) {
+            self.fail(key, "EngineError", format!("engine {gone} does not exist or has died; rc.ids lists those alive"));
+            return None;
+        }
+        if targets.is_empty() {
+            self.fail(key, "ValueError", "a request needs at least one target".to_owned());
+            return None;
+        }
+        Some(targets.into_iter().collect())
+    }
+
+    fn submit_direct(
+        &mut self,
+        key: RequestKey,
+        kind: DirectKind,
+        targets: EngineSet,
+        body: &[Bytes],
+    ) -> Result<(), ControllerError> {
+        let mut actions = Vec::new();
+        self.scheduler.handle(Event::Direct { key, targets }, &mut actions);
+        for action in actions {
+            if let Action::Broadcast { key, targets, epoch, previous, exceptions } = action {
+                let cargo = Cargo::Direct(Direct { key, kind, epoch, previous, exceptions });
+                self.broadcast(&targets, &cargo, body)?;
+            } else {
+                self.carry_out(action, None, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells a client that tasks will not run: results with status 2 and no payload.
+    pub(super) fn tell_aborted(&self, key: RequestKey, tasks: Vec<Range<TaskIndex>>) {
+        let tasks: Vec<TaskIndex> = tasks.into_iter().flatten().collect();
+        let count = tasks.len();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let column = |bytes: Vec<u8>| Bytes::from(bytes);
+        let buffers = vec![
+            column(tasks.iter().flat_map(|task| task.to_le_bytes()).collect()),
+            column(u32::MAX.to_le_bytes().repeat(count)),
+            column(vec![Status::Aborted.into(); count]),
+            column(now.to_le_bytes().repeat(count)),
+            column(now.to_le_bytes().repeat(count)),
+            column(vec![0; 8 * (count + 1)]),
+            Bytes::new(),
+        ];
+        self.clients.send(key.client, &ToClient::Results { id: key.request }, buffers);
+    }
+
+    fn status(&self, id: RequestId) -> ClusterStatus {
+        let engine = |info: &pxcluster_protocol::to_client::EngineInfo| {
+            let load = self.scheduler.load(info.id);
+            EngineStatus {
+                id: info.id,
+                host: info.host.clone(),
+                pid: info.pid,
+                queue: load.queue,
+                tasks: load.tasks,
+                completed: load.completed,
+            }
+        };
+        ClusterStatus {
+            id,
+            cluster_id: self.settings.cluster_id.clone(),
+            host: host(),
+            pid: std::process::id(),
+            version: VERSION.to_owned(),
+            uptime: self.ready_at.elapsed().as_secs_f64(),
+            clients: self.clients.len() as u32,
+            unassigned: self.scheduler.unassigned(),
+            engines: self.engines.values().map(engine).collect(),
+        }
+    }
+}

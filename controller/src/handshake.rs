@@ -1,0 +1,72 @@
+//! Who may talk to the controller: the first frame of a connection, judged without any side effect.
+
+use pxcluster_protocol::PROTOCOL_VERSION;
+use pxcluster_protocol::from_client::{FromClient, Hello};
+use pxcluster_protocol::frame::{Frame, FrameError};
+use subtle::ConstantTimeEq;
+
+/// Why a connection is refused; the words go to the peer and to the log.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// It does not speak the protocol.
+    #[error("the peer {0}")]
+    Frame(#[from] FrameError),
+    /// It begins with something else.
+    #[error("the first frame is not `hello`")]
+    NotHello,
+    /// It is of another version.
+    #[error(
+        "the client speaks protocol version {client} and the cluster version {PROTOCOL_VERSION}: install the same \
+         pxcluster version on both sides"
+    )]
+    Version {
+        /// The client's.
+        client: u32,
+    },
+    /// It has not read the connection file.
+    #[error("the key is wrong: the connection file is of another cluster or of an earlier start")]
+    Key,
+}
+
+/// Judges the first frame.
+pub(crate) fn judge(frame: &Frame, key: &str) -> Result<Hello, Refusal> {
+    let FromClient::Hello(hello) = frame.parse()? else { return Err(Refusal::NotHello) };
+    if hello.protocol_version != PROTOCOL_VERSION {
+        return Err(Refusal::Version { client: hello.protocol_version });
+    }
+    if !bool::from(hello.key.as_bytes().ct_eq(key.as_bytes())) {
+        return Err(Refusal::Key);
+    }
+    Ok(hello)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pxcluster_protocol::RequestId;
+
+    fn hello(protocol_version: u32, key: &str) -> Frame {
+        let hello = Hello {
+            protocol_version,
+            key: key.into(),
+            client_version: "0".into(),
+            python: "3.11".into(),
+            host: "h".into(),
+            pid: 1,
+            session: None,
+        };
+        Frame::new(&FromClient::Hello(hello), vec![]).expect("encodes")
+    }
+
+    #[test]
+    fn only_the_key_of_the_same_version_opens() {
+        assert!(judge(&hello(PROTOCOL_VERSION, "secret"), "secret").is_ok());
+        assert!(matches!(judge(&hello(PROTOCOL_VERSION, "secreT"), "secret"), Err(Refusal::Key)));
+        assert!(matches!(judge(&hello(PROTOCOL_VERSION, ""), "secret"), Err(Refusal::Key)));
+        assert!(matches!(judge(&hello(0, "secret"), "secret"), Err(Refusal::Version { client: 0 })));
+        let status = Frame::new(&FromClient::Status { id: 1 as RequestId }, vec![]).expect("encodes");
+        assert!(matches!(judge(&status, "secret"), Err(Refusal::NotHello)));
+        let garbage = Frame { header: "}{".into(), buffers: vec![] };
+        assert!(matches!(judge(&garbage, "secret"), Err(Refusal::Frame(_))));
+    }
+}

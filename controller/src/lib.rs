@@ -1,0 +1,33 @@
+//! Rank 0: the clients' one address, and the owner of the queue.
+//!
+//! The controller never unpickles anything, never runs user code and never waits for one engine or one client. One
+//! thread, the [event loop](Controller), owns the transport and the scheduler. Another runs the sockets; the two talk
+//! through channels. This crate has the only listening sockets and the only server side of TLS.
+
+mod certificate;
+mod clients;
+mod event_loop;
+mod files;
+mod handshake;
+mod interfaces;
+mod listener;
+mod maps;
+mod session;
+
+pub use event_loop::{Controller, ControllerError, Ended};
+pub use certificate::IdentityError;
+pub use files::{ClusterFiles, ClusterLock, FilesError};
+pub use listener::ListenError;
+
+/// What the controller is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the cluster.
+    pub cluster_id: String,
+    /// TCP port for clients; 0 takes a free one.
+    pub port: u16,
+    /// Full version of the engines' Python, such as `3.11.7`.
+    pub python: String,
+    /// Slurm job, if any.
+    pub slurm_job_id: Option<String>,
+}

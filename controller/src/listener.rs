@@ -1,0 +1,199 @@
+//! The sockets: a thread of their own, one task per connection, notices to the event loop.
+
+use crate::certificate::Identity;
+use crate::session::{self, HANDSHAKE_TIME, Outbox};
+use pxcluster_protocol::frame::Frame;
+use pxcluster_protocol::from_client::Hello;
+use pxcluster_transport::Bell;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
+
+/// Connections that have not finished their handshake; more wait in the system's queue.
+const STRANGERS: usize = 64;
+
+/// Number of a connection, given by the socket thread; the event loop maps it to a client.
+pub(crate) type ConnectionId = u64;
+
+/// What the sockets tell the event loop.
+pub(crate) enum Notice {
+    /// A client has shown the key.
+    Connected { connection: ConnectionId, hello: Hello, outbox: Outbox },
+    /// A client sends a frame.
+    Frame { connection: ConnectionId, frame: Frame },
+    /// A client is gone.
+    Disconnected { connection: ConnectionId },
+    /// The process was asked to end.
+    Terminate(&'static str),
+}
+
+/// The event loop's ear: puts a notice and wakes it.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    notices: crossbeam_channel::Sender<Notice>,
+    bell: Bell,
+    connections: Arc<AtomicU64>,
+}
+
+impl Inbox {
+    pub(crate) fn new(bell: Bell) -> (Self, crossbeam_channel::Receiver<Notice>) {
+        let (notices, receiver) = crossbeam_channel::unbounded();
+        (Self { notices, bell, connections: Arc::default() }, receiver)
+    }
+
+    pub(crate) fn put(&self, notice: Notice) {
+        // A closed channel means that the event loop has ended; the process is about to.
+        if self.notices.send(notice).is_ok() {
+            (self.bell)();
+        }
+    }
+
+    pub(crate) fn connect(&self, hello: Hello, outbox: Outbox) -> ConnectionId {
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
+        self.put(Notice::Connected { connection, hello, outbox });
+        connection
+    }
+}
+
+/// Sockets that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The TCP port.
+    #[error("cannot listen on TCP port {port}: {source}; choose another with --port, or 0 for a free one")]
+    Port {
+        /// The port asked for.
+        port: u16,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The Unix socket.
+    #[error("cannot make the socket {path}: {source}")]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The socket thread.
+    #[error("cannot start the socket thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// The socket thread. Dropping it ends all connections after what is queued has been written, or half a second.
+pub(crate) struct Sockets {
+    pub(crate) port: u16,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Sockets {
+    /// Opens the TCP port and the Unix socket and serves them.
+    pub(crate) fn open(port: u16, socket: &Path, identity: &Identity, inbox: Inbox) -> Result<Self, ListenError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ListenError::Thread)?;
+        let inside = runtime.enter();
+        let bound = std::net::TcpListener::bind(("0.0.0.0", port)).and_then(|tcp| {
+            tcp.set_nonblocking(true)?;
+            Ok((tcp.local_addr()?.port(), TcpListener::from_std(tcp)?))
+        });
+        let (port, tcp) = bound.map_err(|source| ListenError::Port { port, source })?;
+        let failed = |source| ListenError::Socket { path: socket.to_owned(), source };
+        let unix = UnixListener::bind(socket).map_err(failed)?;
+        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let acceptor = TlsAcceptor::from(Arc::clone(&identity.tls));
+        let key: Arc<str> = identity.key.as_str().into();
+        drop(inside);
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let run = move || {
+            runtime.block_on(async {
+                let all = accept_all(tcp, unix, acceptor, key, inbox);
+                tokio::select! { () = all => {}, _ = stopped => {} }
+                // Tasks that still write their last frames get a moment.
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            });
+            runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+        };
+        let thread = std::thread::Builder::new().name("px-sockets".into()).spawn(run).map_err(ListenError::Thread)?;
+        Ok(Self { port, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _a_panic_was_logged = thread.join();
+        }
+    }
+}
+
+/// Accepts connections and signals for ever.
+async fn accept_all(tcp: TcpListener, unix: UnixListener, acceptor: TlsAcceptor, key: Arc<str>, inbox: Inbox) {
+    tokio::join!(
+        accept_tcp(tcp, acceptor, Arc::clone(&key), inbox.clone()),
+        accept_unix(unix, key, inbox.clone()),
+        watch_signal(SignalKind::terminate(), "SIGTERM", inbox.clone()),
+        watch_signal(SignalKind::interrupt(), "SIGINT", inbox),
+    );
+}
+
+async fn accept_tcp(tcp: TcpListener, acceptor: TlsAcceptor, key: Arc<str>, inbox: Inbox) {
+    let places = Arc::new(tokio::sync::Semaphore::new(STRANGERS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (stream, peer) = match tcp.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                out_of_descriptors(&error).await;
+                continue;
+            }
+        };
+        let (acceptor, key, inbox) = (acceptor.clone(), Arc::clone(&key), inbox.clone());
+        tokio::spawn(async move {
+            let _not_vital = stream.set_nodelay(true);
+            let secured = tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await;
+            drop(place);
+            match secured {
+                Ok(Ok(stream)) => session::serve(stream, peer.to_string(), &key, &inbox).await,
+                Ok(Err(error)) => tracing::warn!("{peer}: refused: no TLS 1.3 handshake: {error}"),
+                Err(_) => tracing::warn!("{peer}: refused: no TLS handshake within {} s", HANDSHAKE_TIME.as_secs()),
+            }
+        });
+    }
+}
+
+async fn accept_unix(unix: UnixListener, key: Arc<str>, inbox: Inbox) {
+    let mut number = 0u64;
+    loop {
+        match unix.accept().await {
+            Ok((stream, _)) => {
+                number += 1;
+                let (key, inbox) = (Arc::clone(&key), inbox.clone());
+                let peer = format!("local connection {number}");
+                tokio::spawn(async move { session::serve(stream, peer, &key, &inbox).await });
+            }
+            Err(error) => out_of_descriptors(&error).await,
+        }
+    }
+}
+
+/// Accepting fails when the process has no file descriptor left; there may be one later.
+async fn out_of_descriptors(error: &io::Error) {
+    tracing::warn!("cannot accept a connection: {error}");
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+}
+
+async fn watch_signal(kind: SignalKind, name: &'static str, inbox: Inbox) {
+    match signal(kind) {
+        Ok(mut arrivals) => {
+            while arrivals.recv().await.is_some() {
+                inbox.put(Notice::Terminate(name));
+            }
+        }
+        Err(error) => tracing::warn!("cannot watch for {name}: {error}"),
+    }
+}

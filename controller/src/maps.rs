@@ -1,0 +1,159 @@
+//! Functions and items of maps, opaque, until their last result is in.
+
+use bytes::{Bytes, BytesMut};
+use pxcluster_protocol::{EngineId, RequestKey, TaskIndex};
+use pxcluster_scheduler::Accepted;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+#[derive(Debug)]
+struct Map {
+    function: Bytes,
+    offsets: Bytes,
+    items: Bytes,
+}
+
+/// What maps carry, by request.
+#[derive(Debug, Default)]
+pub(crate) struct Maps {
+    by_key: BTreeMap<RequestKey, Map>,
+}
+
+/// A map whose buffers do not fit together.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MapError {
+    #[error("a map has {0} buffers and needs three: function, offsets, items")]
+    Buffers(usize),
+    #[error("the offset table of {tasks} tasks must be {expected} bytes long and is {got}", expected = 8 * (*tasks as u64 + 1))]
+    TableLength { tasks: u32, got: usize },
+    #[error("the offset table does not rise from 0 to the {0} bytes of the items")]
+    TableValues(usize),
+}
+
+impl Maps {
+    /// Keeps what a map request carries.
+    pub(crate) fn insert(&mut self, key: RequestKey, tasks: u32, buffers: Vec<Bytes>) -> Result<(), MapError> {
+        let [function, offsets, items] =
+            <[Bytes; 3]>::try_from(buffers).map_err(|buffers| MapError::Buffers(buffers.len()))?;
+        if offsets.len() as u64 != 8 * (u64::from(tasks) + 1) {
+            return Err(MapError::TableLength { tasks, got: offsets.len() });
+        }
+        let rises = (0..tasks).all(|task| offset(&offsets, task) <= offset(&offsets, task + 1));
+        if !rises || offset(&offsets, 0) != 0 || offset(&offsets, tasks) != items.len() {
+            return Err(MapError::TableValues(items.len()));
+        }
+        self.by_key.insert(key, Map { function, offsets, items });
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, key: RequestKey) {
+        self.by_key.remove(&key);
+    }
+
+    /// Buffers of a grant: function (if it is the receiver's first), offsets from 0, items.
+    pub(crate) fn grant(&self, key: RequestKey, range: &Range<TaskIndex>, first: bool) -> Option<Vec<Bytes>> {
+        let map = self.by_key.get(&key)?;
+        let begin = offset(&map.offsets, range.start);
+        let end = offset(&map.offsets, range.end);
+        let mut table = BytesMut::with_capacity(8 * (range.len() + 1));
+        for task in range.start..=range.end {
+            table.extend_from_slice(&((offset(&map.offsets, task) - begin) as u64).to_le_bytes());
+        }
+        let function = if first { map.function.clone() } else { Bytes::new() };
+        Some(vec![function, table.freeze(), map.items.slice(begin..end)])
+    }
+}
+
+fn offset(table: &Bytes, task: TaskIndex) -> usize {
+    u64_at(table, task as usize) as usize
+}
+
+fn u64_at(table: &[u8], at: usize) -> u64 {
+    table.get(8 * at..8 * at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+/// Task indices of a results message.
+pub(crate) fn indices(table: &[u8]) -> Vec<TaskIndex> {
+    table.chunks_exact(4).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+}
+
+/// Buffers of a client's `results` frame from an engine's results message, or `None` if that is malformed.
+///
+/// The engine's columns are passed on as they are; the column of engine ids is added. If only some results count,
+/// the others are cut out.
+pub(crate) fn results_frame(engine: EngineId, buffers: &[Bytes], accepted: &Accepted) -> Option<Vec<Bytes>> {
+    let [indices, status, started, completed, offsets, payload] = buffers else { return None };
+    let engines = |count: usize| Bytes::from(engine.0.to_le_bytes().repeat(count));
+    let Accepted::Positions(positions) = accepted else {
+        let columns = [indices.clone(), engines(status.len()), status.clone(), started.clone(), completed.clone()];
+        return Some(columns.into_iter().chain([offsets.clone(), payload.clone()]).collect());
+    };
+    let column = |table: &Bytes, width: usize| -> Option<Bytes> {
+        let mut kept = BytesMut::with_capacity(width * positions.len());
+        for &at in positions {
+            kept.extend_from_slice(table.get(width * at..width * (at + 1))?);
+        }
+        Some(kept.freeze())
+    };
+    let (mut table, mut kept) = (BytesMut::from(&0u64.to_le_bytes()[..]), BytesMut::new());
+    for &at in positions {
+        let (begin, end) = (u64_at(offsets, at) as usize, u64_at(offsets, at + 1) as usize);
+        kept.extend_from_slice(payload.get(begin..end)?);
+        table.extend_from_slice(&(kept.len() as u64).to_le_bytes());
+    }
+    Some(vec![
+        column(indices, 4)?,
+        engines(positions.len()),
+        column(status, 1)?,
+        column(started, 8)?,
+        column(completed, 8)?,
+        table.freeze(),
+        kept.freeze(),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pxcluster_protocol::ClientId;
+
+    fn table<const N: usize>(values: [u64; N]) -> Bytes {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+    }
+
+    const KEY: RequestKey = RequestKey { client: ClientId(1), request: 1 };
+
+    #[test]
+    fn a_grant_is_a_slice_of_the_map() {
+        let mut maps = Maps::default();
+        let items = Bytes::from_static(b"aabbbc");
+        maps.insert(KEY, 3, vec!["f".into(), table([0, 2, 5, 6]), items]).expect("fits");
+        let grant = maps.grant(KEY, &(1..3), false).expect("is there");
+        assert_eq!(grant, vec![Bytes::new(), table([0, 3, 4]), Bytes::from_static(b"bbbc")]);
+    }
+
+    #[test]
+    fn tables_that_do_not_fit_are_refused() {
+        let mut maps = Maps::default();
+        let mut insert = |offsets: Bytes| maps.insert(KEY, 2, vec!["f".into(), offsets, "abc".into()]);
+        assert!(insert(table([0, 1, 3])).is_ok());
+        assert!(matches!(insert(table([0, 3])), Err(MapError::TableLength { .. })));
+        for bad in [[0, 2, 1], [0, 1, 4], [1, 1, 3]] {
+            assert!(matches!(insert(table(bad)), Err(MapError::TableValues(3))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn results_that_do_not_count_are_cut_out() {
+        let indices: Bytes = [7u32, 8, 9].iter().flat_map(|i| i.to_le_bytes()).collect::<Vec<u8>>().into();
+        let message =
+            [indices, vec![0u8, 1, 0].into(), table([1, 2, 3]), table([4, 5, 6]), table([0, 1, 3, 6]), "abbccc".into()];
+        let frame = results_frame(EngineId(5), &message, &Accepted::Positions(vec![0, 2])).expect("well formed");
+        assert_eq!(super::indices(&frame[0]), vec![7, 9]);
+        assert_eq!(super::indices(&frame[1]), vec![5, 5]);
+        assert_eq!(frame[2], vec![0u8, 0]);
+        assert_eq!((&frame[5], &frame[6]), (&table([0, 1, 4]), &Bytes::from_static(b"accc")));
+        let whole = results_frame(EngineId(5), &message, &Accepted::All).expect("well formed");
+        assert_eq!(whole[6], Bytes::from_static(b"abbccc"));
+    }
+}

@@ -1,0 +1,170 @@
+//! The command line. Flags win over `PXCLUSTER_*` variables, those over defaults.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use pxcluster_protocol::connection::parse_cluster_id;
+
+/// Run cells of a notebook on many processes: `mpirun -n 5 pxcluster` makes a controller and four engines.
+#[derive(Debug, Parser)]
+#[command(name = "pxcluster", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = "Under mpirun or srun, and without a command, pxcluster is a rank of the cluster: \
+    rank 0 is the controller, the others are engines 0, 1, 2 …")]
+pub struct Cli {
+    /// Flags of a rank; they matter only under mpirun or srun.
+    #[command(flatten)]
+    pub rank: RankFlags,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the program does when it is no rank.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a cluster with mpirun and leave it running
+    Start(StartFlags),
+    /// Show the engines of a running cluster and what they have to do
+    Status(StatusFlags),
+    /// Stop a running cluster
+    Stop(StopFlags),
+}
+
+/// Flags that `pxcluster` takes as a rank.
+#[derive(Debug, Clone, Args)]
+pub struct RankFlags {
+    /// Name of the cluster
+    #[arg(long, value_name = "ID", default_value = "default", value_parser = parse_cluster_id)]
+    pub cluster_id: String,
+    /// Python of the engines [default: the active environment's]
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+    /// TCP port for clients on other hosts [default: any free one]
+    #[arg(long, value_name = "N")]
+    pub port: Option<u16>,
+    /// How much the ranks log
+    #[arg(long, value_name = "LEVEL", env = "PXCLUSTER_LOG", value_enum)]
+    pub log: Option<LogLevel>,
+}
+
+/// How much the ranks log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it, and --help shows them bare")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Flags of `pxcluster start`.
+#[derive(Debug, Args)]
+pub struct StartFlags {
+    /// Number of engines [default: what the Slurm allocation, the hostfile or this machine has room for]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub engines: Option<u32>,
+    /// Flags for the ranks.
+    #[command(flatten)]
+    pub rank: RankFlags,
+    /// The mpirun to use [default: the one of the MPI that pxcluster was built with]
+    #[arg(long, value_name = "PATH", env = "PXCLUSTER_MPIRUN")]
+    pub mpirun: Option<PathBuf>,
+    /// Hosts to start on, one a line, in mpirun's own form
+    #[arg(long, value_name = "FILE")]
+    pub hostfile: Option<PathBuf>,
+    /// Seconds to wait until every engine is ready
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
+    pub timeout: Duration,
+    /// Print the command line of mpirun and start nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Flags of `pxcluster status`.
+#[derive(Debug, Args)]
+pub struct StatusFlags {
+    /// Name of the cluster
+    #[arg(long, value_name = "ID", default_value = "default", value_parser = parse_cluster_id)]
+    pub cluster_id: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `pxcluster stop`.
+#[derive(Debug, Args)]
+pub struct StopFlags {
+    /// Name of the cluster
+    #[arg(long, value_name = "ID", default_value = "default", value_parser = parse_cluster_id)]
+    pub cluster_id: String,
+    /// Seconds to let it end by itself before its processes are killed
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = parse_seconds)]
+    pub timeout: Duration,
+}
+
+/// Whether an argument is one of the commands, so that `pxcluster status` is one in an MPI job, too.
+pub fn is_command(argument: &OsString) -> bool {
+    let names = Cli::command();
+    let is = |name: &str| argument == OsStr::new(name);
+    is("help") || names.get_subcommands().any(|command| is(command.get_name()))
+}
+
+impl RankFlags {
+    /// The same flags again, as arguments for the rank program.
+    #[must_use]
+    pub fn to_args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec!["--cluster-id".into(), self.cluster_id.as_str().into()];
+        if let Some(python) = &self.python {
+            args.extend(["--python".into(), python.into()]);
+        }
+        if let Some(port) = self.port {
+            args.extend(["--port".into(), port.to_string().into()]);
+        }
+        if let Some(name) = self.log.and_then(|level| level.to_possible_value()) {
+            args.extend(["--log".into(), name.get_name().into()]);
+        }
+        args
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "expected a number of seconds such as 30 or 0.5".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rank_flags_survive_the_way_through_mpirun() {
+        let given = ["pxcluster", "--cluster-id", "a.b", "--python", "/p", "--port", "80", "--log", "debug"];
+        let flags = Cli::try_parse_from(given).unwrap().rank;
+        assert_eq!(flags.to_args(), given[1..].iter().map(OsString::from).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn commands_are_known_by_name() {
+        for (argument, known) in [("start", true), ("status", true), ("stop", true), ("help", true), ("--port", false)]
+        {
+            assert_eq!(is_command(&argument.into()), known, "{argument}");
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for bad in ["start -n 0", "start --timeout -1", "status --cluster-id ../x", "start --port 70000", "stop 3"] {
+            let args = ["pxcluster"].into_iter().chain(bad.split(' '));
+            assert_eq!(Cli::try_parse_from(args).unwrap_err().exit_code(), 2, "{bad}");
+        }
+    }
+}

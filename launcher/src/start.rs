@@ -1,0 +1,261 @@
+//! `pxcluster start`: runs mpirun in the background, and waits until the cluster is ready.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hostfile::{HostfileError, parse_hostfile, total_slots};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
+use pxcluster_protocol::connection::ConnectionFile;
+use slurm_env::{Allocation, AllocationError};
+
+use crate::cli::StartFlags;
+use crate::directory::{ClusterDirectory, Controller, DirectoryError, shown};
+use crate::env::is_manager_variable;
+use crate::link::Link;
+use crate::machine::{Process, cores, variables, wait_until};
+use crate::mpirun::{self, MpirunError};
+use crate::plan::{Flavour, Launch, PlanError, Room, to_shell};
+use crate::rank_program::{self, RankProgramError};
+
+/// How much of the log is shown when the start fails.
+const TAIL_LINES: usize = 20;
+const TAIL_BYTES: u64 = 8 << 10;
+
+/// How long mpirun may take to end its ranks when the start is given up.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why no cluster was started.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "transparent variants; the others have their message")]
+pub enum StartError {
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    RankProgram(#[from] RankProgramError),
+    #[error(transparent)]
+    Mpirun(#[from] MpirunError),
+    #[error(transparent)]
+    Allocation(#[from] AllocationError),
+    #[error(transparent)]
+    Hostfile(#[from] HostfileError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("cannot {what} {path}: {source}")]
+    Io { what: &'static str, path: String, source: io::Error },
+    #[error(
+        "cluster '{cluster_id}' is already running on host {host} (process {pid}): stop it with \
+        `pxcluster stop`, or give this one another --cluster-id"
+    )]
+    Running { cluster_id: String, host: String, pid: u32 },
+    #[error(
+        "cluster '{cluster_id}' was started on host {host}, which does not answer; if it is gone, remove {path}, \
+        otherwise give this one another --cluster-id"
+    )]
+    Unknown { cluster_id: String, host: String, path: String },
+    #[error("cluster '{0}' is being started by somebody else right now; wait, or give this one another --cluster-id")]
+    Starting(String),
+    #[error("the cluster did not start, mpirun ended with {status}; {tail}")]
+    Ended { status: ExitStatus, tail: String },
+    #[error("the cluster was not ready after {seconds} seconds and is stopped (--timeout gives it longer); {tail}")]
+    TooSlow { seconds: f64, tail: String },
+    #[error("interrupted, the cluster is stopped")]
+    Interrupted,
+}
+
+/// Starts a cluster, and gives back what to print.
+pub fn run(flags: &StartFlags) -> Result<String, StartError> {
+    let directory = ClusterDirectory::locate(&flags.rank.cluster_id)?;
+    let launch = plan(flags)?;
+    let line = launch.command_line()?;
+    if flags.dry_run {
+        return Ok(to_shell(&line));
+    }
+    refuse_second(&directory)?;
+    directory.create()?;
+    let log = directory.log_file();
+    let _lock = lock(&directory, &log)?;
+    directory.remove_connection()?;
+    let mut command = Command::new(&line[0]);
+    command.args(&line[1..]).env("PXCLUSTER_DIR", directory.base());
+    let connection = wait_ready(&mut spawn(command, &log)?, &directory, flags.timeout)?;
+    Ok(format!(
+        "pxcluster: cluster '{}' is ready: {} engine{}, connection file {}",
+        connection.cluster_id,
+        connection.engines,
+        if connection.engines == 1 { "" } else { "s" },
+        shown(&directory.connection_file())
+    ))
+}
+
+/// Gathers what the command line depends on.
+fn plan(flags: &StartFlags) -> Result<Launch, StartError> {
+    let rank_program = rank_program::locate()?;
+    let description = rank_program::describe(&rank_program)?;
+    let search_path = std::env::var_os("PATH");
+    let mpirun = mpirun::find(flags.mpirun.as_deref(), &description, search_path.as_deref())?;
+    let flavour = mpirun::flavour(&mpirun, &description)?;
+    let room = room(flags.hostfile.as_deref(), flavour)?;
+    Ok(Launch {
+        flavour,
+        mpirun,
+        rank_program,
+        rank_args: flags.rank.to_args(),
+        engines: flags.engines.unwrap_or_else(|| room.default_engines()),
+        room,
+        as_root: nix::unistd::geteuid().is_root(),
+        hostfile: flags.hostfile.clone(),
+        forward: forwarded(),
+    })
+}
+
+/// How many processes fit: on the hosts of the hostfile, in the Slurm allocation, on this machine.
+fn room(hostfile: Option<&Path>, flavour: Flavour) -> Result<Room, StartError> {
+    if let Some(path) = hostfile {
+        let text = std::fs::read_to_string(path).map_err(|error| io_error("read", path, error))?;
+        let hosts = parse_hostfile(flavour.into(), &path.display().to_string(), &text)?;
+        let max_slots = hosts.iter().map(|host| host.max_slots.map(|max| max as usize)).sum();
+        return Ok(Room { slots: total_slots(&hosts), max_slots });
+    }
+    let slots = Allocation::from_vars(variables())?.map_or_else(cores, |allocation| allocation.slots());
+    Ok(Room { slots, max_slots: None })
+}
+
+/// The variables that Open MPI must be told to take to other hosts.
+fn forwarded() -> Vec<String> {
+    let environment = ["PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH"];
+    let mut names: Vec<String> = variables()
+        .map(|(name, _)| name)
+        .filter(|name| name.starts_with("PXCLUSTER_") || environment.contains(&name.as_str()))
+        .collect();
+    names.extend(["PXCLUSTER_DIR".to_owned()]);
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Refuses to start beside a cluster of the same name; what a dead one left does not matter.
+fn refuse_second(directory: &ClusterDirectory) -> Result<(), StartError> {
+    let connection = match directory.read_connection() {
+        Ok(connection) => connection,
+        Err(DirectoryError::NoCluster { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let cluster_id = directory.cluster_id().to_owned();
+    let ConnectionFile { host, pid, .. } = connection.clone();
+    match Controller::find(&connection) {
+        Controller::Gone => Ok(()),
+        Controller::Here(_) => Err(StartError::Running { cluster_id, host, pid }),
+        Controller::Elsewhere if Link::open(&connection).is_ok() => Err(StartError::Running { cluster_id, host, pid }),
+        Controller::Elsewhere => {
+            Err(StartError::Unknown { cluster_id, host, path: shown(&directory.connection_file()) })
+        }
+    }
+}
+
+/// Holds the log while the start lasts, so that two starts of one cluster do not mix.
+fn lock(directory: &ClusterDirectory, log: &Path) -> Result<Option<Flock<File>>, StartError> {
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(log)
+        .map_err(|error| io_error("open", log, error))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Err(StartError::Starting(directory.cluster_id().to_owned())),
+        Err(_) => Ok(None), // a file system without locks
+    }
+}
+
+/// Starts mpirun in a session of its own, so that it outlives this program and its terminal.
+fn spawn(mut command: Command, log: &Path) -> Result<Child, StartError> {
+    let open = || OpenOptions::new().create(true).append(true).mode(0o600).open(log);
+    let [out, err] =
+        File::create(log).and_then(|_emptied| Ok([open()?, open()?])).map_err(|error| io_error("open", log, error))?;
+    for (name, _) in variables().filter(|(name, _)| is_manager_variable(name)) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stdout(out).stderr(err);
+    #[expect(unsafe_code, reason = "setsid() is one system call that allocates nothing, as code after fork() must be")]
+    unsafe {
+        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from));
+    }
+    let program = PathBuf::from(command.get_program());
+    command.spawn().map_err(|error| io_error("run", &program, error))
+}
+
+/// Waits for the connection file. The cluster never outlives a start that failed.
+fn wait_ready(
+    mpirun: &mut Child,
+    directory: &ClusterDirectory,
+    timeout: Duration,
+) -> Result<ConnectionFile, StartError> {
+    let log = directory.log_file();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // Without the handler a signal ends this program alone; nothing worse.
+        let _ = signal_hook::flag::register(signal as i32, Arc::clone(&interrupted));
+    }
+    let mut outcome = None;
+    wait_until(timeout, || {
+        outcome = match directory.read_connection() {
+            Ok(connection) => Some(Ok(connection)),
+            Err(DirectoryError::NoCluster { .. }) => match mpirun.try_wait() {
+                Ok(Some(status)) => Some(Err(StartError::Ended { status, tail: tail(&log) })),
+                _ if interrupted.load(Ordering::Relaxed) => Some(Err(StartError::Interrupted)),
+                _ => None,
+            },
+            Err(error) => Some(Err(error.into())),
+        };
+        outcome.is_some()
+    });
+    let outcome =
+        outcome.unwrap_or_else(|| Err(StartError::TooSlow { seconds: timeout.as_secs_f64(), tail: tail(&log) }));
+    if outcome.is_err() {
+        give_up(mpirun);
+    }
+    outcome
+}
+
+/// Ends mpirun, which ends its ranks; both at once if it does not.
+fn give_up(mpirun: &mut Child) {
+    if let Some(process) = Process::find(mpirun.id()) {
+        process.signal(Signal::SIGTERM);
+        if !wait_until(GIVE_UP_TIMEOUT, || !process.is_alive()) {
+            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(mpirun.id().cast_signed()), Signal::SIGKILL);
+        }
+    }
+    let _ = mpirun.wait();
+}
+
+/// The end of the log, as the last part of a message.
+fn tail(log: &Path) -> String {
+    let read = || -> io::Result<String> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    if lines.is_empty() {
+        return format!("its log {} is empty", shown(log));
+    }
+    let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
+    format!("the end of its log {}:\n  {}", shown(log), last.join("\n  "))
+}
+
+fn io_error(what: &'static str, path: &Path, source: io::Error) -> StartError {
+    StartError::Io { what, path: shown(path), source }
+}

@@ -1,0 +1,97 @@
+//! Bytes of the messages between ranks: `u32 header length · header · buffers back to back`.
+//!
+//! The header holds the lengths of the buffers, so a receiver cuts them out of the message without a copy.
+//! This is the only file that names the encoding of the headers.
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+/// Opaque buffers that travel behind a header.
+pub type Body = Vec<Bytes>;
+
+/// A message between ranks that cannot be understood.
+#[derive(Debug, Error)]
+pub enum CodecError {
+    /// Fewer bytes than the header announces: the sender is of another build, or the bytes are damaged.
+    #[error("message ends after {got} bytes, {need} were announced; are all ranks of the same pxcluster build?")]
+    Truncated {
+        /// Bytes that are there.
+        got: usize,
+        /// Bytes that should be there.
+        need: usize,
+    },
+    /// Bytes behind the last buffer.
+    #[error("message has {0} bytes behind its last buffer; are all ranks of the same pxcluster build?")]
+    Surplus(usize),
+    /// The header is not a value of the expected type.
+    #[error("message header cannot be decoded ({0}); are all ranks of the same pxcluster build?")]
+    Header(String),
+}
+
+/// Encodes `header` and the length table of `body`; the body's buffers follow it on the wire as they are.
+pub fn encode_head<T: Serialize>(header: &T, body: &[Bytes]) -> Result<Bytes, CodecError> {
+    let lengths: Vec<u64> = body.iter().map(|buffer| buffer.len() as u64).collect();
+    let mut bytes = vec![0; 4];
+    bincode::serde::encode_into_std_write((header, lengths), &mut bytes, bincode::config::standard())
+        .map_err(|error| CodecError::Header(error.to_string()))?;
+    let length = (bytes.len() - 4) as u32;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(Bytes::from(bytes))
+}
+
+/// Decodes a whole message; the buffers of the body share its memory.
+pub fn decode<T: DeserializeOwned>(message: &Bytes) -> Result<(T, Body), CodecError> {
+    let need = |need: usize| CodecError::Truncated { got: message.len(), need };
+    let length = message.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize).ok_or(need(4))?;
+    let head = message.get(4..4 + length).ok_or(need(4 + length))?;
+    let ((header, lengths), _): ((T, Vec<u64>), usize) =
+        bincode::serde::decode_from_slice(head, bincode::config::standard())
+            .map_err(|error| CodecError::Header(error.to_string()))?;
+    let mut at = 4 + length;
+    let mut body = Vec::with_capacity(lengths.len());
+    for length in lengths {
+        let end = at.saturating_add(length as usize);
+        if end > message.len() {
+            return Err(need(end));
+        }
+        body.push(message.slice(at..end));
+        at = end;
+    }
+    if at == message.len() { Ok((header, body)) } else { Err(CodecError::Surplus(message.len() - at)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> Bytes {
+        let body = [Bytes::from_static(b"abc"), Bytes::new(), Bytes::from_static(b"defgh")];
+        let head = encode_head(&(7u32, "x".to_owned()), &body).expect("encodes");
+        let mut all = head.to_vec();
+        body.iter().for_each(|buffer| all.extend_from_slice(buffer));
+        Bytes::from(all)
+    }
+
+    #[test]
+    fn buffers_come_back() {
+        let (header, body): ((u32, String), Body) = decode(&message()).expect("decodes");
+        assert_eq!(header, (7, "x".to_owned()));
+        assert_eq!(body, vec![&b"abc"[..], &b""[..], &b"defgh"[..]]);
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let whole = message();
+        for length in 0..whole.len() {
+            assert!(decode::<(u32, String)>(&whole.slice(..length)).is_err(), "{length} bytes were accepted");
+        }
+    }
+
+    #[test]
+    fn surplus_is_refused() {
+        let mut bytes = message().to_vec();
+        bytes.push(0);
+        assert!(matches!(decode::<(u32, String)>(&Bytes::from(bytes)), Err(CodecError::Surplus(1))));
+    }
+}

@@ -1,0 +1,115 @@
+//! Client → controller: headers of the frames and what their buffers are.
+
+use crate::{EngineId, RequestId};
+use serde::{Deserialize, Serialize};
+
+/// Which engines a request is for; `None` means all that are alive when it arrives.
+pub type Targets = Option<Vec<EngineId>>;
+
+/// A frame's header, by its key `type`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromClient {
+    /// The first frame of a connection.
+    Hello(Hello),
+    /// Runs on every target, in order of submission. Buffers: the body, opaque.
+    Direct {
+        /// The client's number of this request.
+        id: RequestId,
+        /// What the engine does with the body.
+        kind: DirectKind,
+        /// Whom it is for.
+        targets: Targets,
+    },
+    /// Load-balanced tasks. Buffers: function, offsets (`u64[tasks + 1]`, bytes), items back to back.
+    Map {
+        /// The client's number of this request.
+        id: RequestId,
+        /// Number of tasks.
+        tasks: u32,
+        /// Engines that may run them.
+        targets: Targets,
+        /// The user's name for it, kept in records.
+        label: Option<String>,
+        /// How often a task that raised is tried again.
+        retries: u32,
+    },
+    /// Sends a signal to user code. Overtakes requests.
+    Signal {
+        /// The client's number of this request.
+        id: RequestId,
+        /// POSIX signal number; 2 (SIGINT) interrupts user code.
+        signum: i32,
+        /// Whom it is for.
+        targets: Targets,
+    },
+    /// Aborts what has not started.
+    Abort {
+        /// The client's number of this request.
+        id: RequestId,
+        /// Which requests; `None` means all of this session.
+        requests: Option<Vec<RequestId>>,
+        /// On which engines.
+        targets: Targets,
+    },
+    /// Asks for the state of the cluster.
+    Status {
+        /// The client's number of this request.
+        id: RequestId,
+    },
+    /// Stops the cluster.
+    Shutdown {
+        /// The client's number of this request.
+        id: RequestId,
+    },
+    /// The client leaves on purpose.
+    Goodbye,
+}
+
+/// What a client says of itself, with the proof that it has read the connection file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`crate::PROTOCOL_VERSION`] of the client.
+    pub protocol_version: u32,
+    /// The connection file's key, 64 hexadecimal digits.
+    pub key: String,
+    /// Version of the client's package.
+    pub client_version: String,
+    /// Minor version of its Python, such as `3.11`; empty for a client that is not Python.
+    pub python: String,
+    /// Name of its host.
+    pub host: String,
+    /// Its process id.
+    pub pid: u32,
+    /// A session to resume; `None` begins a new one.
+    pub session: Option<String>,
+}
+
+/// What an engine does with a direct request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DirectKind {
+    /// Calls a function.
+    Apply,
+    /// Runs source code as an IPython cell.
+    Execute,
+    /// Binds names.
+    Push,
+    /// Evaluates expressions.
+    Pull,
+    /// Removes the user's names.
+    Clear,
+}
+
+impl DirectKind {
+    /// The name that Python uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Apply => "apply",
+            Self::Execute => "execute",
+            Self::Push => "push",
+            Self::Pull => "pull",
+            Self::Clear => "clear",
+        }
+    }
+}

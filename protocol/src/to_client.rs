@@ -1,0 +1,170 @@
+//! Controller → client: headers of the frames and what their buffers are.
+
+use crate::{ClientId, EngineId, RequestId, Status, TaskIndex};
+use serde::{Deserialize, Serialize};
+
+/// A frame's header, by its key `type`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToClient {
+    /// The handshake succeeded.
+    Welcome(Welcome),
+    /// The handshake failed; the connection is closed after this frame.
+    Refused {
+        /// One sentence.
+        reason: String,
+    },
+    /// One engine's answer to a direct request. Buffers: the body.
+    Reply {
+        /// The request.
+        id: RequestId,
+        /// Whose answer it is.
+        engine: EngineId,
+        /// How it ended.
+        status: Status,
+        /// Unix time in seconds, the engine's clock.
+        started: f64,
+        /// Unix time in seconds, the engine's clock.
+        completed: f64,
+    },
+    /// Finished tasks of a map. Buffers: indices `u32[n]`, engines `u32[n]`, status `u8[n]`, started `f64[n]`,
+    /// completed `f64[n]`, offsets `u64[n + 1]`, payload.
+    Results {
+        /// The map.
+        id: RequestId,
+    },
+    /// What user code printed or displayed. One buffer: UTF-8 text, or JSON for `display`.
+    Output {
+        /// The request that ran.
+        id: RequestId,
+        /// Where it ran.
+        engine: EngineId,
+        /// The task, when the request is a map.
+        task: Option<TaskIndex>,
+        /// Which stream.
+        name: OutputName,
+    },
+    /// The whole request is refused or lost.
+    Failed {
+        /// The request.
+        id: RequestId,
+        /// Name of the Python exception class.
+        ename: String,
+        /// One sentence.
+        message: String,
+    },
+    /// Engines came or went.
+    Engines {
+        /// New engines.
+        joined: Vec<EngineInfo>,
+        /// Engines that are gone.
+        lost: Vec<LostEngine>,
+    },
+    /// A signal or abort request has been carried out.
+    Done {
+        /// The request.
+        id: RequestId,
+    },
+    /// Answer to a status request.
+    Status(ClusterStatus),
+    /// The cluster stops; the connection is closed after this frame.
+    Closing {
+        /// One sentence.
+        reason: String,
+    },
+}
+
+/// What a client must know of the cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// [`crate::PROTOCOL_VERSION`] of the controller.
+    pub protocol_version: u32,
+    /// Name of the session, to resume it later.
+    pub session: String,
+    /// Number of the session.
+    pub client_id: ClientId,
+    /// Name of the cluster.
+    pub cluster_id: String,
+    /// Minor version of the engines' Python, such as `3.11`.
+    pub python: String,
+    /// The engines that are alive.
+    pub engines: Vec<EngineInfo>,
+    /// The controller's host.
+    pub host: String,
+    /// The controller's process id.
+    pub pid: u32,
+    /// The controller's version of pxcluster.
+    pub version: String,
+}
+
+/// An engine as clients see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EngineInfo {
+    /// Its id.
+    pub id: EngineId,
+    /// Its host.
+    pub host: String,
+    /// Its process id.
+    pub pid: u32,
+}
+
+/// An engine that is gone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LostEngine {
+    /// Its id.
+    pub id: EngineId,
+    /// One sentence.
+    pub reason: String,
+}
+
+/// Which stream of an engine an output belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputName {
+    /// `sys.stdout`.
+    Stdout,
+    /// `sys.stderr`.
+    Stderr,
+    /// Rich display data.
+    Display,
+}
+
+/// State of the whole cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The request.
+    pub id: RequestId,
+    /// Name of the cluster.
+    pub cluster_id: String,
+    /// The controller's host.
+    pub host: String,
+    /// The controller's process id.
+    pub pid: u32,
+    /// The controller's version of pxcluster.
+    pub version: String,
+    /// Seconds since the cluster was ready.
+    pub uptime: f64,
+    /// Clients that are connected.
+    pub clients: u32,
+    /// Load-balanced tasks that no engine has yet.
+    pub unassigned: u64,
+    /// One entry per engine.
+    pub engines: Vec<EngineStatus>,
+}
+
+/// State of one engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// Its id.
+    pub id: EngineId,
+    /// Its host.
+    pub host: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Direct requests that it has not answered.
+    pub queue: u64,
+    /// Load-balanced tasks that it has and has not finished.
+    pub tasks: u64,
+    /// Requests and tasks that it has finished.
+    pub completed: u64,
+}

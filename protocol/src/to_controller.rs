@@ -1,0 +1,54 @@
+//! Engine → controller.
+
+use crate::to_client::OutputName;
+use crate::{Epoch, RequestKey, Status, TaskIndex};
+use serde::{Deserialize, Serialize};
+
+/// A message's header; buffers as said at each variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToController {
+    /// Python has ended; the rank is about to leave MPI.
+    Bye,
+    /// The engine's interpreter is up.
+    Ready {
+        /// Its host.
+        host: String,
+        /// Its process id.
+        pid: u32,
+    },
+    /// The engine cannot start.
+    Unfit {
+        /// One sentence.
+        reason: String,
+    },
+    /// A direct request is finished. Buffers: the body of the answer.
+    DirectReply {
+        /// The request.
+        key: RequestKey,
+        /// Its number among all direct requests.
+        epoch: Epoch,
+        /// How it ended.
+        status: Status,
+        /// Unix time in seconds.
+        started: f64,
+        /// Unix time in seconds.
+        completed: f64,
+    },
+    /// Finished tasks of one map. Buffers: indices `u32[n]`, status `u8[n]`, started `f64[n]`, completed `f64[n]`,
+    /// offsets `u64[n + 1]`, payload.
+    Results {
+        /// The map.
+        key: RequestKey,
+        /// Seconds of the main thread that these tasks took together.
+        busy: f64,
+    },
+    /// User code printed or displayed. One buffer: UTF-8 text, or JSON for `display`.
+    Output {
+        /// The request that ran.
+        key: RequestKey,
+        /// The task, when it is a map.
+        task: Option<TaskIndex>,
+        /// Which stream.
+        name: OutputName,
+    },
+}

@@ -1,0 +1,85 @@
+//! Controller → engine, and engine → engine when a broadcast is relayed.
+
+use crate::from_client::DirectKind;
+use crate::{EngineId, EngineSet, Epoch, RequestKey, TaskIndex};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// A message's header; buffers as said at each variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToEngine {
+    /// A broadcast: carry out `cargo` if the receiver is in `targets`, and relay to the others in it.
+    /// Buffers: the cargo's.
+    Relay {
+        /// The receiver and those below it in the tree.
+        targets: EngineSet,
+        /// What is broadcast.
+        cargo: Cargo,
+    },
+    /// Tasks of one map. Buffers: function (empty when the receiver has it), item lengths `u64[n + 1]` offsets
+    /// relative to the first item, items back to back.
+    Grant(Grant),
+}
+
+/// Contents of a broadcast.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Cargo {
+    /// What every engine must know before it starts Python. Sent once, first.
+    Setup(Setup),
+    /// A direct request. Buffers: the body.
+    Direct(Direct),
+    /// A signal for user code.
+    Signal(i32),
+    /// Nothing of these requests is to start any more.
+    Abort(Vec<RequestKey>),
+    /// These maps are finished: their functions can be dropped.
+    Forget(Vec<RequestKey>),
+    /// The cluster stops.
+    Shutdown,
+}
+
+/// A direct request as it travels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Direct {
+    /// Whose request it is.
+    pub key: RequestKey,
+    /// What to do with the body.
+    pub kind: DirectKind,
+    /// Its number among all direct requests.
+    pub epoch: Epoch,
+    /// The direct request that most targets run before this one.
+    pub previous: Epoch,
+    /// Targets whose previous direct request is another one.
+    pub exceptions: Vec<(EngineId, Epoch)>,
+}
+
+impl Direct {
+    /// The direct request that `engine` must have finished before this one.
+    pub fn previous_of(&self, engine: EngineId) -> Epoch {
+        self.exceptions.iter().find(|(other, _)| *other == engine).map_or(self.previous, |(_, epoch)| *epoch)
+    }
+}
+
+/// A slice of a map for one engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The map.
+    pub key: RequestKey,
+    /// Which tasks.
+    pub range: Range<TaskIndex>,
+    /// Epoch at the map's submission.
+    pub submitted: Epoch,
+    /// Last direct request of the receiver when the grant was made (invariant I1).
+    pub last_direct: Epoch,
+}
+
+/// What rank 0 found out once for everybody.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Name of the cluster.
+    pub cluster_id: String,
+    /// The interpreter, absolute path; names the virtual environment.
+    pub python: String,
+    /// Its shared library, absolute path.
+    pub libpython: String,
+}

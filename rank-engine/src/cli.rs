@@ -1,0 +1,26 @@
+//! Flags of a rank, the same on all ranks.
+
+use clap::Parser;
+use std::path::PathBuf;
+
+/// One rank of a pxcluster: rank 0 runs the controller, every other rank a Python engine.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "pxcluster", version)]
+pub(crate) struct Flags {
+    /// Name of the cluster; clients find it by this name
+    #[arg(long, env = "PXCLUSTER_CLUSTER_ID", default_value = "default",
+          value_parser = pxcluster_protocol::connection::parse_cluster_id)]
+    pub(crate) cluster_id: String,
+    /// Python interpreter of the engines [default: the active environment's, else python3 on PATH]
+    #[arg(long, env = "PXCLUSTER_PYTHON", value_name = "PATH")]
+    pub(crate) python: Option<PathBuf>,
+    /// TCP port for clients on other hosts; 0 takes a free one
+    #[arg(long, env = "PXCLUSTER_PORT", default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Least severe messages to log: error, warn, info or debug
+    #[arg(long, env = "PXCLUSTER_LOG", default_value = "warn", value_name = "LEVEL")]
+    pub(crate) log: tracing::Level,
+    /// Print which MPI this program was built with, as JSON, and end
+    #[arg(long, hide = true)]
+    pub(crate) describe: bool,
+}

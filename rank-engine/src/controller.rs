@@ -1,0 +1,62 @@
+//! Rank 0: tells the engines what to embed, then runs the controller.
+
+use crate::cli::Flags;
+use crate::python::Probe;
+use anyhow::Context;
+use pxcluster_controller::{ClusterFiles, Controller, Ended, Settings};
+use pxcluster_protocol::EngineSet;
+use pxcluster_protocol::to_engine::{Cargo, Setup};
+use pxcluster_transport::mpi::{MpiTransport, World};
+use pxcluster_transport::{Transport, relay};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Runs the cluster until it is stopped.
+pub(crate) fn run(world: &World, flags: &Flags, probe: Probe) -> anyhow::Result<ExitCode> {
+    let mut transport = world.transport();
+    if !world.is_thread_multiple() {
+        tracing::warn!("MPI grants no MPI_THREAD_MULTIPLE: user code on the engines cannot import mpi4py");
+    }
+    let everybody = EngineSet::first(world.size() - 1);
+    let prepared = prepare(flags, probe);
+    let (files, lock, version) = match prepared {
+        Ok((files, lock, setup, version)) => {
+            relay(&mut transport, &everybody, &Cargo::Setup(setup), &[])?;
+            (files, lock, version)
+        }
+        Err(error) => {
+            relay(&mut transport, &everybody, &Cargo::Shutdown, &[])?;
+            drain(&mut transport)?;
+            return Err(error);
+        }
+    };
+    let settings = Settings {
+        cluster_id: flags.cluster_id.clone(),
+        port: flags.port,
+        python: version,
+        slurm_job_id: std::env::var("SLURM_JOB_ID").ok(),
+    };
+    match Controller::new(transport, settings, files).run(lock)? {
+        Ended::Together => Ok(ExitCode::SUCCESS),
+        Ended::Alone => world.abort(0),
+    }
+}
+
+type Prepared = (ClusterFiles, pxcluster_controller::ClusterLock, Setup, String);
+
+fn prepare(flags: &Flags, probe: Probe) -> anyhow::Result<Prepared> {
+    let files = ClusterFiles::locate(&flags.cluster_id)?;
+    let lock = files.claim()?;
+    let python = probe.wait()?;
+    let setup = Setup { cluster_id: flags.cluster_id.clone(), python: python.executable, libpython: python.libpython };
+    Ok((files, lock, setup, python.version))
+}
+
+/// Waits until everything that was sent has left.
+fn drain(transport: &mut MpiTransport) -> anyhow::Result<()> {
+    while !transport.is_drained() {
+        transport.receive().context("MPI fails")?;
+        transport.wait(Duration::from_millis(1));
+    }
+    Ok(())
+}

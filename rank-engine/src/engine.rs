@@ -1,0 +1,110 @@
+//! Ranks ≥ 1. The main thread is Python's; the comm thread is MPI's and never touches the GIL.
+
+mod comm;
+mod interpreter;
+mod outbox;
+mod shared;
+mod vtable;
+
+use anyhow::Context;
+use bytes::Bytes;
+use interpreter::Embedded;
+use pxcluster_protocol::to_controller::ToController;
+use pxcluster_protocol::to_engine::{Cargo, Setup, ToEngine};
+use pxcluster_protocol::{Rank, codec};
+use pxcluster_transport::mpi::{MpiTransport, World};
+use pxcluster_transport::{Transport, relay, send};
+use shared::Shared;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Runs the engine until the cluster ends.
+pub(crate) fn run(world: &World) -> anyhow::Result<ExitCode> {
+    let mut transport = world.transport();
+    let Some(setup) = wait_for_setup(&mut transport)? else { return Ok(ExitCode::SUCCESS) };
+    let engine = transport.rank().engine().context("rank 0 is no engine")?;
+    let embedded = match Embedded::load(&setup) {
+        Ok(embedded) => embedded,
+        Err(error) => {
+            let unfit = ToController::Unfit { reason: error.to_string() };
+            send(&mut transport, Rank::CONTROLLER, &unfit, vec![])?;
+            return leave(transport);
+        }
+    };
+    let shared = Arc::new(Shared::new(transport.bell()));
+    let about = vtable::About {
+        engine,
+        engine_count: world.size() - 1,
+        thread_multiple: world.is_thread_multiple(),
+        engines_comm: world.engines_handle().unwrap_or_default(),
+        cluster_id: setup.cluster_id,
+        uuid: format!("{}-{}-{engine}", nix::unistd::gethostname()?.to_string_lossy(), std::process::id()),
+    };
+    let comm = {
+        let shared = Arc::clone(&shared);
+        let name = std::thread::Builder::new().name("px-comm".into());
+        name.spawn(move || comm::run(transport, &shared)).context("the comm thread cannot be started")?
+    };
+    let status = embedded.run(vtable::install(Arc::clone(&shared), about));
+    shared.python_has_ended(status);
+    comm.join().map_err(|_| anyhow::anyhow!("the comm thread panicked"))??;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for the first message; `None` if the cluster ends before it begins.
+fn wait_for_setup(transport: &mut MpiTransport) -> anyhow::Result<Option<Setup>> {
+    loop {
+        let Some((_, message)) = transport.receive()? else {
+            transport.wait(Duration::from_millis(100));
+            continue;
+        };
+        let (ToEngine::Relay { targets, cargo }, body) = codec::decode(&message)? else { continue };
+        pass_on(transport, &targets, &cargo, &body)?;
+        match cargo {
+            Cargo::Setup(setup) => return Ok(Some(setup)),
+            Cargo::Shutdown => {
+                drain(transport)?;
+                return Ok(None);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Relays a broadcast to the targets below this engine.
+fn pass_on(
+    transport: &mut MpiTransport,
+    targets: &pxcluster_protocol::EngineSet,
+    cargo: &Cargo,
+    body: &[Bytes],
+) -> anyhow::Result<()> {
+    let below = transport.rank().engine().map_or_else(|| targets.clone(), |me| targets.without(me));
+    Ok(relay(transport, &below, cargo, body)?)
+}
+
+/// For an engine that never ran: waits for the end of the cluster, relaying meanwhile.
+fn leave(mut transport: MpiTransport) -> anyhow::Result<ExitCode> {
+    loop {
+        if let Some((_, message)) = transport.receive()? {
+            if let (ToEngine::Relay { targets, cargo }, body) = codec::decode(&message)? {
+                pass_on(&mut transport, &targets, &cargo, &body)?;
+                if cargo == Cargo::Shutdown {
+                    drain(&mut transport)?;
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+        } else {
+            transport.wait(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Waits until everything that was sent has left.
+fn drain(transport: &mut MpiTransport) -> anyhow::Result<()> {
+    while !transport.is_drained() {
+        transport.receive()?;
+        transport.wait(Duration::from_millis(1));
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! The functions that the extension module calls; see `pxcluster_engine_abi`.
+#![allow(unsafe_code, reason = "this side of the C interface")]
+
+use super::shared::{Piece, Shared};
+use bytes::Bytes;
+use pxcluster_engine_abi::{self as abi, Slice, Vtable, Work, kind};
+use pxcluster_protocol::to_client::OutputName;
+use pxcluster_protocol::{EngineId, RequestKey, Status};
+use std::ffi::c_void;
+use std::sync::{Arc, OnceLock};
+
+/// What Python may know of its engine.
+pub(super) struct About {
+    pub(super) engine: EngineId,
+    pub(super) engine_count: u32,
+    pub(super) thread_multiple: bool,
+    pub(super) engines_comm: i32,
+    pub(super) cluster_id: String,
+    pub(super) uuid: String,
+}
+
+/// Address of the vtable, for the extension's `run`.
+pub(super) struct VtableAddress(pub(super) usize);
+
+static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
+
+/// Makes the vtable of this process. Called once.
+pub(super) fn install(shared: Arc<Shared>, about: About) -> VtableAddress {
+    let _set_once = SHARED.set(shared);
+    let about: &'static About = Box::leak(Box::new(about));
+    let vtable: &'static Vtable = Box::leak(Box::new(Vtable {
+        version: abi::VERSION,
+        engine_id: about.engine.0,
+        engine_count: about.engine_count,
+        thread_multiple: u32::from(about.thread_multiple),
+        engines_comm: about.engines_comm,
+        cluster_id: Slice::new(about.cluster_id.as_bytes()),
+        uuid: Slice::new(about.uuid.as_bytes()),
+        next,
+        release,
+        reply,
+        results,
+        output,
+        user_code,
+    }));
+    VtableAddress(std::ptr::from_ref(vtable) as usize)
+}
+
+/// Keeps the memory of one piece of work alive.
+struct Owner {
+    _bytes: Vec<Bytes>,
+    slices: Vec<Slice>,
+}
+
+extern "C" fn next(out: *mut Work) {
+    let piece = SHARED.get().map_or(Piece::Shutdown, |shared| shared.next());
+    let mut work = Work {
+        kind: kind::SHUTDOWN,
+        has_function: 0,
+        token: 0,
+        map_key: 0,
+        first_task: 0,
+        name: Slice::new(b""),
+        buffers: std::ptr::null(),
+        buffer_count: 0,
+        owner: std::ptr::null_mut(),
+    };
+    let mut own = |work: &mut Work, bytes: Vec<Bytes>| {
+        let slices = bytes.iter().map(|buffer| Slice::new(buffer)).collect();
+        let owner = Box::new(Owner { _bytes: bytes, slices });
+        work.buffers = owner.slices.as_ptr();
+        work.buffer_count = owner.slices.len();
+        work.owner = Box::into_raw(owner).cast();
+    };
+    match piece {
+        Piece::Shutdown => {}
+        Piece::Direct { token, kind: direct, body } => {
+            work.kind = kind::DIRECT;
+            work.token = token;
+            work.name = Slice::new(direct.name().as_bytes());
+            own(&mut work, body);
+        }
+        Piece::Tasks { token, key, function, first, items } => {
+            work.kind = kind::TASKS;
+            work.token = token;
+            work.map_key = map_key(key);
+            work.first_task = first;
+            work.has_function = u32::from(function.is_some());
+            own(&mut work, function.into_iter().chain(items).collect());
+        }
+        Piece::Forget(key) => {
+            work.kind = kind::FORGET;
+            work.map_key = map_key(key);
+        }
+    }
+    // SAFETY: the extension passes a place for one `Work`.
+    unsafe { out.write(work) };
+}
+
+/// One number for a map: sessions are few, and no session makes 2^40 requests.
+fn map_key(key: RequestKey) -> u64 {
+    u64::from(key.client.0) << 40 | key.request
+}
+
+extern "C" fn release(owner: *mut c_void) {
+    // SAFETY: `next` made it from a box, and the extension gives it back once.
+    drop(unsafe { Box::from_raw(owner.cast::<Owner>()) });
+}
+
+extern "C" fn reply(token: u64, status: u8, started: f64, completed: f64, buffers: *const Slice, count: usize) {
+    let Some(shared) = SHARED.get() else { return };
+    // SAFETY: the extension passes `count` slices that live during the call.
+    let slices = if count == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(buffers, count) } };
+    // SAFETY: as above.
+    let body = slices.iter().map(|slice| Bytes::copy_from_slice(unsafe { slice.bytes() })).collect();
+    shared.reply(token, status_of(status), started, completed, body);
+}
+
+extern "C" fn results(
+    token: u64,
+    count: usize,
+    statuses: *const u8,
+    started: *const f64,
+    completed: *const f64,
+    payloads: *const Slice,
+) {
+    let Some(shared) = SHARED.get() else { return };
+    let results = (0..count).map(|at| {
+        // SAFETY: the extension passes columns of `count` entries that live during the call.
+        unsafe { (status_of(*statuses.add(at)), *started.add(at), *completed.add(at), (*payloads.add(at)).bytes()) }
+    });
+    shared.results(token, results);
+}
+
+extern "C" fn output(token: u64, task: i64, stream: u32, data: Slice) {
+    let Some(shared) = SHARED.get() else { return };
+    let name = match stream {
+        0 => OutputName::Stdout,
+        1 => OutputName::Stderr,
+        _ => OutputName::Display,
+    };
+    // SAFETY: the bytes live during the call.
+    shared.output(token, u32::try_from(task).ok(), name, unsafe { data.bytes() });
+}
+
+extern "C" fn user_code(on: u32) {
+    if let Some(shared) = SHARED.get() {
+        shared.set_user_code(on != 0);
+    }
+}
+
+fn status_of(byte: u8) -> Status {
+    Status::try_from(byte).unwrap_or(Status::Error)
+}

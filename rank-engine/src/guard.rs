@@ -1,0 +1,100 @@
+//! What keeps a rank from failing silently: the log, the panic hook, and the parent of rank 0 that cleans up.
+#![allow(unsafe_code, reason = "fork before any thread exists, and prctl")]
+
+use anyhow::Context;
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+use pxcluster_controller::ClusterFiles;
+use pxcluster_protocol::Rank;
+use std::io::Write;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// Sends the log to standard error, each record with the rank; a panic is logged and ends the job.
+pub(crate) fn log_and_abort_on_panic(rank: Rank, level: tracing::Level) {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .event_format(Line { rank })
+        .init();
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let what = panic.payload_as_str().unwrap_or("no message");
+        let _closed_stderr = writeln!(
+            std::io::stderr(),
+            "pxcluster: {rank}: internal error at {place}: {what}; the cluster ends. Please report this line."
+        );
+        // An abort ends the whole MPI job; unwinding could leave the other ranks waiting for this one.
+        std::process::abort();
+    }));
+}
+
+/// One log record a line: `pxcluster: rank 0: WARN …`.
+struct Line {
+    rank: Rank,
+}
+
+impl<S, N> tracing_subscriber::fmt::FormatEvent<S, N> for Line
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    N: for<'a> tracing_subscriber::fmt::FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &tracing_subscriber::fmt::FmtContext<'_, S, N>,
+        mut writer: tracing_subscriber::fmt::format::Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> std::fmt::Result {
+        write!(writer, "pxcluster: {}: {} ", self.rank, event.metadata().level())?;
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// The controller's process, for the signal handler of its parent.
+static CHILD: AtomicI32 = AtomicI32::new(0);
+
+/// Splits rank 0 in two: the child goes on and becomes the controller; the parent only waits for it, and removes the
+/// cluster's files however the child ended, `kill -9` included. Must be called before any thread or MPI is started.
+pub(crate) fn clean_up_after_a_crash(cluster_id: &str) -> anyhow::Result<()> {
+    let files = ClusterFiles::locate(cluster_id)?;
+    // SAFETY: the process has one thread, so the child may do anything.
+    match unsafe { fork() }.context("rank 0 cannot be forked")? {
+        ForkResult::Child => {
+            // The controller must not outlive the process that mpirun knows.
+            nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).context("prctl")?;
+            Ok(())
+        }
+        ForkResult::Parent { child } => {
+            CHILD.store(child.as_raw(), Ordering::SeqCst);
+            for forwarded in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+                // SAFETY: the handler only calls kill(), which is async-signal-safe.
+                unsafe { signal(forwarded, SigHandler::Handler(forward)) }.context("sigaction")?;
+            }
+            let code = loop {
+                match waitpid(child, None) {
+                    Ok(WaitStatus::Exited(_, code)) => break code,
+                    Ok(WaitStatus::Signaled(_, signal, _)) => {
+                        let _closed_stderr = writeln!(
+                            std::io::stderr(),
+                            "pxcluster: the controller was killed by {signal}; the cluster '{cluster_id}' ends"
+                        );
+                        break 128 + signal as i32;
+                    }
+                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                    Err(error) => return Err(error).context("waitpid"),
+                }
+            };
+            files.remove(child.as_raw() as u32);
+            // SAFETY: ends this process without running the destructors that are the child's business.
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+extern "C" fn forward(signal: libc::c_int) {
+    if let Ok(signal) = Signal::try_from(signal) {
+        let _gone_already = kill(Pid::from_raw(CHILD.load(Ordering::SeqCst)), signal);
+    }
+}

@@ -1,0 +1,59 @@
+//! The rank program. `mpirun -n 5 pxcluster` ends up here five times: rank 0 runs the controller, every other rank
+//! embeds a Python engine.
+
+mod cli;
+mod controller;
+mod describe;
+mod engine;
+mod environment;
+mod guard;
+mod python;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use pxcluster_protocol::Rank;
+use pxcluster_transport::mpi::World;
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let flags = cli::Flags::parse();
+    if flags.describe {
+        return describe::print();
+    }
+    match run(&flags) {
+        Ok(code) => code,
+        Err(error) => {
+            let _closed_stderr = writeln!(std::io::stderr(), "pxcluster: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &cli::Flags) -> anyhow::Result<ExitCode> {
+    let place = environment::place(std::env::vars())?;
+    guard::log_and_abort_on_panic(place.rank, flags.log);
+    if place.size == Some(1) {
+        bail!("one rank leaves no engine: start at least two, as in `mpirun -n 5 pxcluster` for four engines");
+    }
+    let interpreter = if place.rank == Rank::CONTROLLER {
+        guard::clean_up_after_a_crash(&flags.cluster_id)?;
+        Some(python::Probe::spawn(flags.python.as_deref()))
+    } else {
+        None
+    };
+    let multiple = std::env::var("PXCLUSTER_MPI_THREADS").is_ok_and(|level| level == "serialized");
+    let world = World::start(!multiple).context("MPI does not start")?;
+    if let Some(size) = place.size.filter(|size| *size != world.size()) {
+        bail!(
+            "this pxcluster was built with {} but {size} ranks were started by another MPI's launcher: start it with \
+             {}, or install pxcluster again with that MPI's mpicc on PATH",
+            pxcluster_transport::mpi::library_version(),
+            env!("PXCLUSTER_MPIRUN"),
+        );
+    }
+    match interpreter {
+        Some(probe) => controller::run(&world, flags, probe),
+        None => engine::run(&world),
+    }
+}

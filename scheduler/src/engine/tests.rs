@@ -1,0 +1,85 @@
+use super::*;
+use pxcluster_protocol::ClientId;
+
+fn key(request: u64) -> RequestKey {
+    RequestKey { client: ClientId(1), request }
+}
+
+fn direct(request: u64, epoch: u64, previous: u64) -> EngineEvent {
+    EngineEvent::Direct { key: key(request), epoch: Epoch(epoch), previous: Epoch(previous) }
+}
+
+#[test]
+fn direct_requests_run_in_order_although_they_arrive_out_of_order() {
+    let mut engine = Engine::new();
+    engine.handle(direct(2, 7, 3));
+    assert_eq!(engine.next_work(), None);
+    engine.handle(direct(1, 3, 0));
+    assert_eq!(engine.next_work(), Some(Work::Direct { key: key(1), epoch: Epoch(3) }));
+    assert_eq!(engine.next_work(), None, "one main thread");
+    engine.handle(EngineEvent::DirectFinished(Epoch(3)));
+    assert_eq!(engine.next_work(), Some(Work::Direct { key: key(2), epoch: Epoch(7) }));
+    engine.check_invariants();
+}
+
+#[test]
+fn a_task_waits_for_the_direct_request_that_its_grant_names() {
+    let mut engine = Engine::new();
+    engine.handle(EngineEvent::Grant { key: key(2), range: 0..3, last_direct: Epoch(1) });
+    assert_eq!(engine.next_work(), None, "I1");
+    engine.handle(direct(1, 1, 0));
+    assert_eq!(engine.next_work(), Some(Work::Direct { key: key(1), epoch: Epoch(1) }));
+    engine.handle(EngineEvent::DirectFinished(Epoch(1)));
+    assert_eq!(engine.next_work(), Some(Work::Tasks { key: key(2), range: 0..1 }));
+}
+
+#[test]
+fn batches_grow_with_what_is_measured() {
+    let mut engine = Engine::new();
+    engine.handle(EngineEvent::Grant { key: key(1), range: 0..1_000, last_direct: Epoch::ZERO });
+    assert_eq!(engine.next_work(), Some(Work::Tasks { key: key(1), range: 0..1 }));
+    engine.handle(EngineEvent::TasksFinished { key: key(1), tasks: 1, busy: 2e-6 });
+    assert_eq!(engine.next_work(), Some(Work::Tasks { key: key(1), range: 1..251 }));
+    assert_eq!(engine.depth(), 749);
+}
+
+#[test]
+fn aborted_work_is_answered_and_not_run() {
+    let mut engine = Engine::new();
+    engine.handle(direct(1, 1, 0));
+    engine.handle(EngineEvent::Grant { key: key(2), range: 0..5, last_direct: Epoch(1) });
+    engine.handle(EngineEvent::Abort(vec![key(1), key(2)]));
+    assert_eq!(engine.next_work(), Some(Work::AbortedDirect { key: key(1), epoch: Epoch(1) }));
+    engine.handle(EngineEvent::DirectFinished(Epoch(1)));
+    assert_eq!(engine.next_work(), Some(Work::AbortedTasks { key: key(2), range: 0..5 }));
+    assert_eq!(engine.next_work(), None);
+}
+
+#[test]
+fn a_direct_request_that_comes_again_runs_once() {
+    let mut engine = Engine::new();
+    let again = |engine: &mut Engine| {
+        assert!(!engine.expects(Epoch(1)));
+        engine.handle(direct(1, 1, 0));
+        engine.check_invariants();
+    };
+    engine.handle(direct(1, 1, 0));
+    again(&mut engine);
+    assert_eq!(engine.next_work(), Some(Work::Direct { key: key(1), epoch: Epoch(1) }));
+    again(&mut engine);
+    engine.handle(EngineEvent::DirectFinished(Epoch(1)));
+    again(&mut engine);
+    assert_eq!(engine.next_work(), None);
+    assert!(engine.expects(Epoch(2)));
+}
+
+#[test]
+fn the_main_thread_runs_one_batch_at_a_time() {
+    let mut engine = Engine::new();
+    engine.handle(EngineEvent::Grant { key: key(1), range: 0..2, last_direct: Epoch::ZERO });
+    assert_eq!(engine.next_work(), Some(Work::Tasks { key: key(1), range: 0..1 }));
+    engine.handle(direct(2, 1, 0));
+    assert_eq!(engine.next_work(), None);
+    engine.handle(EngineEvent::TasksFinished { key: key(1), tasks: 1, busy: 1.0 });
+    assert_eq!(engine.next_work(), Some(Work::Direct { key: key(2), epoch: Epoch(1) }), "before the next task");
+}

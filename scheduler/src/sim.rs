@@ -1,0 +1,331 @@
+//! A whole cluster in one thread, from a seed: the machines are the real ones; clock, network, engines' main threads
+//! and clients are simulated.
+//!
+//! The network keeps order per pair of ranks only. Direct requests go down a relay tree, so that they reach engines out
+//! of order. Engines die at any moment: a rank that is dead receives nothing, and of what it sent the last part may be
+//! lost. After every step the machines check their invariants, and an oracle judges the whole.
+//!
+//! A breach panics with the line that replays it.
+
+mod clients;
+mod efficiency;
+mod network;
+mod oracle;
+mod random;
+
+pub use efficiency::{Distribution, Efficiency, efficiency};
+
+use crate::{Action, Controller, Engine, EngineEvent, Event, GrantPolicy, Work};
+use clients::Client;
+use network::{Happening, Message, Network, Results};
+use oracle::Oracle;
+use pxcluster_protocol::{Cargo, Direct, DirectKind, EngineId, EngineSet, Rank, RequestKey};
+use random::Random;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+/// More steps than any run needs.
+const ENDLESS: u64 = 20_000_000;
+
+/// How large a simulated cluster is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// 3 to 16 engines, checked after every step.
+    Small,
+    /// 1,000 to 3,000 engines, checked now and then.
+    Large,
+}
+
+/// Runs a cluster from a seed until nothing happens any more; returns how many steps that took.
+///
+/// # Panics
+/// If an invariant or a promise is broken; the message says how to replay it.
+pub fn run(seed: u64, size: Size) -> u64 {
+    catch_unwind(AssertUnwindSafe(|| Cluster::from_seed(seed, size).run())).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+        panic!("{size:?}: {text}; replay: PXCLUSTER_SIM_SEED={seed} cargo test -p pxcluster-scheduler sim")
+    })
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    latency: f64,
+    jitter: bool,
+    /// Steps from one check of the controller's invariants to the next.
+    check_every: u64,
+    policy: GrantPolicy,
+}
+
+#[derive(Debug)]
+struct SimEngine {
+    machine: Engine,
+    alive: bool,
+    /// What the main thread is at.
+    work: Option<Work>,
+}
+
+#[derive(Debug)]
+struct Cluster {
+    settings: Settings,
+    random: Random,
+    network: Network,
+    controller: Controller,
+    engines: Vec<SimEngine>,
+    clients: Vec<Client>,
+    oracle: Oracle,
+    /// Links of dead ranks of which a message was lost, and so every later one.
+    severed: BTreeSet<(Rank, Rank)>,
+    steps: u64,
+    last_map_done: f64,
+}
+
+impl Cluster {
+    /// A cluster with one client, whose engines have joined.
+    fn new(seed: u64, settings: Settings, engines: u32) -> Self {
+        let engine = |_| SimEngine { machine: Engine::new(), alive: true, work: None };
+        let mut cluster = Self {
+            settings,
+            random: Random::new(seed),
+            network: Network::new(settings.latency, settings.jitter),
+            controller: Controller::new(settings.policy),
+            engines: (0..engines).map(engine).collect(),
+            clients: vec![Client::new(0, 0, 0, 0.0)],
+            oracle: Oracle::default(),
+            severed: BTreeSet::new(),
+            steps: 0,
+            last_map_done: 0.0,
+        };
+        (0..engines).for_each(|id| cluster.tell(Event::EngineJoined(EngineId(id)), None));
+        cluster
+    }
+
+    fn from_seed(seed: u64, size: Size) -> Self {
+        let mut random = Random::new(seed);
+        let (engines, acts, most_tasks, check_every) = match size {
+            Size::Small => (3 + random.below(14), 24, 60, 1),
+            Size::Large => (1_000 + random.below(2_001), 10, 20_000, 5_000),
+        };
+        let settings = Settings { latency: 100e-6, jitter: true, check_every, policy: GrantPolicy::default() };
+        let mut cluster = Self::new(random.next(), settings, engines);
+        let pause = [200e-6, 2e-3, 20e-3][random.below(3) as usize];
+        let client = |index| Client::new(index, acts, most_tasks, pause);
+        cluster.clients = (0..1 + random.below(3) as usize).map(client).collect();
+        (0..cluster.clients.len()).for_each(|index| cluster.network.plan(0.0, Happening::ClientActs(index)));
+        let deaths = if random.chance(0.3) { 0 } else { random.below(1 + engines.min(40)) };
+        let late = EngineId(engines);
+        if random.chance(0.3) {
+            cluster.engines.push(SimEngine { machine: Engine::new(), alive: true, work: None });
+            cluster.network.plan(random.exponential(pause * 10.0), Happening::Joins(late));
+        }
+        for _ in 0..deaths {
+            let seconds = random.unit() * pause * f64::from(acts) * 2.0;
+            cluster.network.plan(seconds, Happening::Dies(EngineId(random.below(engines))));
+        }
+        cluster
+    }
+
+    fn run(&mut self) -> u64 {
+        while let Some(happening) = self.network.next() {
+            self.steps += 1;
+            assert!(self.steps < ENDLESS, "no end after {ENDLESS} steps");
+            self.step(happening);
+            if self.steps.is_multiple_of(self.settings.check_every) {
+                self.controller.check_invariants();
+            }
+        }
+        self.controller.check_invariants();
+        assert!(self.controller.is_idle(), "something is under way, and nothing happens any more");
+        assert_eq!(self.controller.unassigned(), 0);
+        self.oracle.at_the_end();
+        for engine in self.engines.iter().filter(|engine| engine.alive) {
+            assert_eq!(engine.machine.depth(), 0, "an engine keeps tasks");
+        }
+        self.steps
+    }
+
+    fn step(&mut self, happening: Happening) {
+        match happening {
+            Happening::Joins(engine) => self.tell(Event::EngineJoined(engine), None),
+            Happening::Arrives { from, to, message } => {
+                if !self.is_dropped(from, to) {
+                    match to.engine() {
+                        None => self.arrives_at_controller(from, message),
+                        Some(engine) => self.arrives_at_engine(engine, message),
+                    }
+                }
+            }
+            Happening::MainThreadIsDone(engine) => self.main_thread_is_done(engine),
+            Happening::ClientActs(index) => self.client_acts(index),
+            Happening::Dies(engine) => {
+                if std::mem::replace(&mut self.engines[engine.0 as usize].alive, false) {
+                    let seconds = self.random.heavy_tailed(100e-6);
+                    self.network.plan(seconds, Happening::DeathIsNoticed(engine));
+                }
+            }
+            Happening::DeathIsNoticed(engine) => {
+                self.oracle.engine_lost(engine);
+                self.tell(Event::EngineLost(engine), None);
+            }
+        }
+    }
+
+    fn is_dropped(&mut self, from: Rank, to: Rank) -> bool {
+        let is_dead = |rank: Rank| rank.engine().is_some_and(|engine| !self.engines[engine.0 as usize].alive);
+        if is_dead(from) && (self.severed.contains(&(from, to)) || self.random.chance(0.5)) {
+            self.severed.insert((from, to));
+            return true;
+        }
+        is_dead(to)
+    }
+
+    fn arrives_at_controller(&mut self, from: Rank, message: Message) {
+        let Some(engine) = from.engine() else { return };
+        match message {
+            Message::Reply { key } => self.tell(Event::DirectFinished { key, engine }, None),
+            Message::Results(results) => {
+                let Results { key, ref tasks, ref failed, busy, .. } = results;
+                let event = Event::TasksFinished { key, engine, tasks, failed, busy };
+                self.tell(event, Some((engine, &results)));
+            }
+            Message::Relay { .. } | Message::Grant { .. } => panic!("not for the controller"),
+        }
+    }
+
+    /// Tells the controller an event and does what it says; `results`: the message that the event is.
+    fn tell(&mut self, event: Event<'_>, results: Option<(EngineId, &Results)>) {
+        let mut actions = Vec::new();
+        self.controller.handle(event, &mut actions);
+        if let Some((engine, results)) = results {
+            let accepted = actions.iter().find_map(|action| match action {
+                Action::Deliver { accepted, .. } => Some(accepted),
+                _ => None,
+            });
+            self.oracle.reported(engine, results, accepted);
+        }
+        actions.into_iter().for_each(|action| self.perform(action));
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Broadcast { key, targets, epoch, previous, exceptions } => {
+                let direct = Direct { key, kind: DirectKind::Apply, epoch, previous, exceptions };
+                self.broadcast(&targets, Cargo::Direct(direct));
+            }
+            Action::Grant { engine, key, range, last_direct, first, .. } => {
+                let grant = Message::Grant { key, range, last_direct, first };
+                self.network.send(Rank::CONTROLLER, engine.rank(), grant, &mut self.random);
+            }
+            Action::Reply { key, engine } => self.oracle.answered(key, engine),
+            Action::Deliver { .. } => {}
+            Action::TasksAborted { key, tasks } => self.oracle.tasks_aborted(key, tasks),
+            Action::TasksLost { key, tasks } => self.oracle.tasks_lost(key, tasks, &self.controller.engines()),
+            Action::AbortOn { key, engines } => self.broadcast(&engines, Cargo::Abort(vec![key])),
+            Action::DirectLost { key, engine } => self.oracle.answer_lost(key, engine, &self.controller.engines()),
+            Action::DirectDone { key, engines } => {
+                self.oracle.direct_done(key);
+                self.broadcast(&engines, Cargo::Forget(vec![key]));
+            }
+            Action::MapDone { key, engines } => {
+                self.oracle.map_done(key);
+                self.last_map_done = self.network.now();
+                self.broadcast(&engines, Cargo::Forget(vec![key]));
+            }
+        }
+    }
+
+    fn broadcast(&mut self, targets: &EngineSet, cargo: Cargo) {
+        self.network.relay(Rank::CONTROLLER, targets, &Rc::new(cargo), &mut self.random);
+    }
+
+    fn arrives_at_engine(&mut self, engine: EngineId, message: Message) {
+        let machine = &mut self.engines[engine.0 as usize].machine;
+        match message {
+            Message::Relay { targets, cargo } => {
+                self.network.relay(engine.rank(), &targets.without(engine), &cargo, &mut self.random);
+                match &*cargo {
+                    Cargo::Direct(direct) => {
+                        let (key, epoch, previous) = (direct.key, direct.epoch, direct.previous_of(engine));
+                        machine.handle(EngineEvent::Direct { key, epoch, previous });
+                    }
+                    Cargo::Abort(keys) => {
+                        keys.iter().for_each(|key| self.oracle.abort_arrived(engine, *key));
+                        machine.handle(EngineEvent::Abort(keys.clone()));
+                    }
+                    Cargo::Forget(keys) => {
+                        keys.iter().for_each(|key| self.oracle.forgotten(engine, *key));
+                        machine.handle(EngineEvent::Forget(keys.clone()));
+                    }
+                    Cargo::Signal(_) | Cargo::Shutdown => panic!("never sent"),
+                }
+            }
+            Message::Grant { key, range, last_direct, first } => {
+                self.oracle.granted(engine, key, first);
+                machine.handle(EngineEvent::Grant { key, range, last_direct });
+            }
+            Message::Reply { .. } | Message::Results(_) => panic!("not for an engine"),
+        }
+        self.keep_main_thread_busy(engine);
+    }
+
+    fn keep_main_thread_busy(&mut self, engine: EngineId) {
+        while let Some(work) = self.engines[engine.0 as usize].machine.next_work() {
+            let seconds = match &work {
+                Work::AbortedDirect { key, epoch } => {
+                    self.oracle.direct_ended(engine, *key);
+                    self.engines[engine.0 as usize].machine.handle(EngineEvent::DirectFinished(*epoch));
+                    self.reply(engine, Message::Reply { key: *key });
+                    continue;
+                }
+                Work::AbortedTasks { key, range } => {
+                    let (key, tasks) = (*key, range.clone().collect());
+                    let results = Results { key, tasks, failed: Vec::new(), aborted: true, busy: 0.0 };
+                    self.reply(engine, Message::Results(results));
+                    continue;
+                }
+                Work::Direct { key, .. } => {
+                    self.oracle.direct_started(engine, *key);
+                    self.random.heavy_tailed(50e-6)
+                }
+                Work::Tasks { key, range } => {
+                    self.oracle.tasks_started(engine, *key);
+                    let seconds = &self.oracle.map(*key).seconds;
+                    range.clone().map(|task| seconds[task as usize]).sum()
+                }
+            };
+            self.network.plan(seconds, Happening::MainThreadIsDone(engine));
+            self.engines[engine.0 as usize].work = Some(work);
+        }
+        self.engines[engine.0 as usize].machine.check_invariants();
+    }
+
+    fn main_thread_is_done(&mut self, engine: EngineId) {
+        let SimEngine { machine, alive, work } = &mut self.engines[engine.0 as usize];
+        let Some(work) = work.take().filter(|_| *alive) else { return };
+        match work {
+            Work::Direct { key, epoch } => {
+                self.oracle.direct_ended(engine, key);
+                machine.handle(EngineEvent::DirectFinished(epoch));
+                self.reply(engine, Message::Reply { key });
+            }
+            Work::Tasks { key, range } => {
+                let tasks: Vec<u32> = range.collect();
+                let map = self.oracle.map(key);
+                let busy = tasks.iter().map(|task| map.seconds[*task as usize]).sum();
+                let failed = (0..tasks.len()).filter(|_| self.random.chance(map.raises)).collect();
+                machine.handle(EngineEvent::TasksFinished { key, tasks: tasks.len(), busy });
+                self.reply(engine, Message::Results(Results { key, tasks, failed, aborted: false, busy }));
+            }
+            Work::AbortedDirect { .. } | Work::AbortedTasks { .. } => {}
+        }
+        self.keep_main_thread_busy(engine);
+    }
+
+    fn reply(&mut self, engine: EngineId, message: Message) {
+        self.network.send(engine.rank(), Rank::CONTROLLER, message, &mut self.random);
+    }
+}
+
+#[cfg(test)]
+mod tests;

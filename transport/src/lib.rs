@@ -1,0 +1,93 @@
+//! Whole messages between ranks, over MPI or, in tests, over nothing.
+//!
+//! No call of this crate blocks on a peer: [`Transport::send`] queues, [`Transport::receive`] makes progress in both
+//! directions, and [`Transport::wait`] sleeps on the rank's own doorbell with a time-out. No message is ever dropped,
+//! doubled or reordered between two ranks; between three, nothing is promised about order.
+//!
+//! **Invariant I2.** At most four MPI messages from one rank to another are unanswered, fragments and
+//! acknowledgements included. MPI implementations take unread messages from a pool that the sender shares among
+//! all its peers, so that without this bound one silent rank would mute the others. [`link`] keeps it.
+
+#[cfg(feature = "mpi")]
+#[allow(unsafe_code, reason = "futex and shared memory")]
+pub mod doorbell;
+pub mod link;
+pub mod loopback;
+#[cfg(feature = "mpi")]
+#[allow(unsafe_code, reason = "the only door to MPI: matched probes and requests are C calls")]
+pub mod mpi;
+mod relay;
+
+pub use relay::relay;
+
+use bytes::Bytes;
+use pxcluster_protocol::Rank;
+use pxcluster_protocol::codec::{self, CodecError};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Wakes a rank that sleeps in [`Transport::wait`]; called from other threads of the same process.
+pub type Bell = Arc<dyn Fn() + Send + Sync>;
+
+/// Messages between this rank and all others.
+pub trait Transport {
+    /// This rank.
+    fn rank(&self) -> Rank;
+
+    /// Number of ranks, the controller included.
+    fn size(&self) -> u32;
+
+    /// Queues a message; never blocks. The message is `head` followed by `body`.
+    fn send(&mut self, to: Rank, head: Bytes, body: Vec<Bytes>);
+
+    /// Moves bytes in both directions and returns the next whole message, if there is one.
+    fn receive(&mut self) -> Result<Option<(Rank, Bytes)>, TransportError>;
+
+    /// Sleeps until something may have arrived, the bell has been rung, or `timeout` has passed.
+    fn wait(&mut self, timeout: Duration);
+
+    /// The bell of this rank.
+    fn bell(&self) -> Bell;
+
+    /// Whether everything that was sent has left this rank.
+    fn is_drained(&self) -> bool;
+}
+
+/// Encodes a header and queues the message; see [`codec`].
+pub fn send<T: serde::Serialize>(
+    transport: &mut dyn Transport,
+    to: Rank,
+    header: &T,
+    body: Vec<Bytes>,
+) -> Result<(), CodecError> {
+    let head = codec::encode_head(header, &body)?;
+    transport.send(to, head, body);
+    Ok(())
+}
+
+/// A transport that can no longer be used, or bytes that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// An MPI call failed. The job is lost.
+    #[error("MPI call {call} failed: {message}")]
+    Mpi {
+        /// Name of the C function.
+        call: &'static str,
+        /// The library's own words.
+        message: String,
+    },
+    /// A peer sends fragments that are not of this build.
+    #[error("{from} sends what is not a fragment of a message; are all ranks of the same pxcluster build?")]
+    Foreign {
+        /// The peer.
+        from: Rank,
+    },
+    /// The node's shared memory file cannot be made or mapped.
+    #[error("cannot make the doorbells in {path}: {source}; make room there or set PXCLUSTER_SHM_DIR to another directory in memory")]
+    SharedMemory {
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}

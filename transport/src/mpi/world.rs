@@ -1,0 +1,129 @@
+//! The MPI job of this process: its start, its communicators, its end.
+
+use super::{MpiTransport, calls};
+use crate::TransportError;
+use crate::doorbell::{self, Doorbells};
+use mpi::Threading;
+use mpi::environment::Universe;
+use mpi::ffi;
+use mpi::topology::{Color, SimpleCommunicator};
+use mpi::traits::*;
+use pxcluster_protocol::Rank;
+use std::sync::Arc;
+
+/// The MPI job of this process. Dropping it finalises MPI.
+pub struct World {
+    threads: Threading,
+    control: SimpleCommunicator,
+    engines: Option<SimpleCommunicator>,
+    doorbells: Arc<Doorbells>,
+    local: Arc<[bool]>,
+    /// Last, because dropping it finalises MPI.
+    universe: Universe,
+}
+
+/// MPI that cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    /// `MPI_Init_thread` had been called before.
+    #[error("MPI is already initialised in this process")]
+    AlreadyInitialised,
+    /// MPI allows calls from the main thread only.
+    #[error("this MPI allows no calls from a second thread; start with an MPI that grants at least MPI_THREAD_SERIALIZED")]
+    NoThreads,
+    /// Something about the node.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+}
+
+impl World {
+    /// Initialises MPI and builds the private communicators and doorbells. Collective over all ranks.
+    ///
+    /// `multiple` asks for `MPI_THREAD_MULTIPLE`, which user code that calls mpi4py needs.
+    pub fn start(multiple: bool) -> Result<Self, WorldError> {
+        let wanted = if multiple { Threading::Multiple } else { Threading::Serialized };
+        let (universe, threads) = mpi::initialize_with_threading(wanted).ok_or(WorldError::AlreadyInitialised)?;
+        if threads < Threading::Serialized {
+            return Err(WorldError::NoThreads);
+        }
+        let world = universe.world();
+        let control = world.duplicate();
+        // SAFETY: a live communicator; errors are returned by the calls that follow, and not fatal.
+        calls::check("MPI_Comm_set_errhandler", unsafe {
+            ffi::MPI_Comm_set_errhandler(control.as_raw(), ffi::RSMPI_ERRORS_RETURN)
+        })?;
+        let color = if world.rank() == 0 { Color::undefined() } else { Color::with_value(1) };
+        let engines = world.split_by_color(color);
+        let (doorbells, local) = share_doorbells(&control)?;
+        Ok(Self { universe, threads, control, engines, doorbells: Arc::new(doorbells), local: local.into() })
+    }
+
+    /// This process.
+    pub fn rank(&self) -> Rank {
+        Rank(self.control.rank() as u32)
+    }
+
+    /// Number of processes in the job.
+    pub fn size(&self) -> u32 {
+        self.control.size() as u32
+    }
+
+    /// Whether user code may call MPI while the comm thread does.
+    pub fn is_thread_multiple(&self) -> bool {
+        self.threads == Threading::Multiple
+    }
+
+    /// Fortran handle of the engines communicator (ranks 1…n of the job), as mpi4py takes it; `None` on rank 0.
+    pub fn engines_handle(&self) -> Option<i32> {
+        // SAFETY: a live communicator.
+        self.engines.as_ref().map(|engines| unsafe { ffi::RSMPI_Comm_c2f(engines.as_raw()) } as i32)
+    }
+
+    /// The transport of this rank; made once, and used by one thread at a time.
+    pub fn transport(&self) -> MpiTransport {
+        let communicator = calls::Communicator(self.control.as_raw());
+        MpiTransport::new(communicator, self.rank(), Arc::clone(&self.doorbells), Arc::clone(&self.local))
+    }
+
+    /// Waits until every rank is here. Only at the start and at the end, when no peer can be busy.
+    pub fn barrier(&self) {
+        self.control.barrier();
+    }
+
+    /// Ends the whole job at once with this exit code.
+    pub fn abort(&self, code: i32) -> ! {
+        self.universe.world().abort(code)
+    }
+}
+
+/// Name and version of the MPI library, one line. May be called before the start.
+pub fn library_version() -> String {
+    let text = mpi::environment::library_version().unwrap_or_default();
+    text.lines().next().unwrap_or_default().trim_matches(['\0', ' ']).to_owned()
+}
+
+/// Maps the node's doorbells in all its ranks. Collective.
+fn share_doorbells(control: &SimpleCommunicator) -> Result<(Doorbells, Vec<bool>), TransportError> {
+    let node = control.split_shared(control.rank());
+    let mut ranks = vec![0i32; node.size() as usize];
+    node.all_gather_into(&control.rank(), &mut ranks[..]);
+    let size = control.size() as u32;
+    // The name only has to be new on this node.
+    let mut name = u64::from(std::process::id());
+    node.process_at_rank(0).broadcast_into(&mut name);
+    let path = doorbell::path(&format!("bells-{name}"));
+    let mut made = None;
+    if node.rank() == 0 {
+        doorbell::unlink(&path); // of a process with the same id that was killed within the next few lines
+        made = Some(Doorbells::create(&path, size));
+    }
+    node.barrier();
+    let doorbells = made.unwrap_or_else(|| Doorbells::open(&path, size));
+    node.barrier();
+    if node.rank() == 0 {
+        doorbell::unlink(&path);
+    }
+    let mut local = vec![false; size as usize];
+    ranks.into_iter().for_each(|rank| local[rank as usize] = true);
+    Ok((doorbells?, local))
+}

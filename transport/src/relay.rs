@@ -1,0 +1,32 @@
+//! Broadcast to any set of engines: a tree of messages in which every receiver passes the broadcast on.
+//!
+//! Comm threads relay whether or not their engine's Python is busy. The tree spans exactly the targets, so a subset
+//! costs what it is, and rank 0 sends each broadcast at most [`FANOUT`] times.
+
+use crate::{Transport, send};
+use bytes::Bytes;
+use pxcluster_protocol::EngineSet;
+use pxcluster_protocol::codec::CodecError;
+use pxcluster_protocol::to_engine::{Cargo, ToEngine};
+
+/// To how many peers a rank sends one broadcast.
+const FANOUT: usize = 2;
+
+/// Sends `cargo` to every engine of `targets`. Called by the controller with all targets, and by each receiver with
+/// those that were given to it, less itself.
+pub fn relay(
+    transport: &mut dyn Transport,
+    targets: &EngineSet,
+    cargo: &Cargo,
+    body: &[Bytes],
+) -> Result<(), CodecError> {
+    if targets.is_empty() {
+        return Ok(());
+    }
+    for part in targets.split_for_relay(FANOUT) {
+        let Some(leader) = part.min() else { continue };
+        let message = ToEngine::Relay { targets: part, cargo: cargo.clone() };
+        send(transport, leader.rank(), &message, body.to_vec())?;
+    }
+    Ok(())
+}
