@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import linecache
 import pickle
 import sys
 import threading
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from pxcluster.serialize import Reference, SerializationError, dumps, dumps_task
 
 
 @pytest.fixture
-def sender(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def sender(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a cell in a fresh client's __main__ and gives its namespace."""
     main = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", main)
@@ -32,7 +32,7 @@ def sender(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         exec(compile(text, name, "exec", dont_inherit=True), main.__dict__)
         return main.__dict__
 
-    yield run
+    return run
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_globals_do_not_travel(sender: Any, travel: Any) -> None:
         ("def outer():\n  def fact(n): return 1 if n < 2 else n * fact(n - 1)\n  return fact\nf = outer()", (5,), 120),
         ("def outer(k):\n  def inner(n): return k + n\n  return inner\nf = outer(4)", (1,), 5),
         ("def f(n):\n  def g(m): return m * 2\n  return [g(i) for i in range(n)]", (3,), [0, 2, 4]),
-        ("def gen(n):\n  yield from range(n)\ndef outer(g): return lambda n: list(g(n))\nf = outer(gen)", (3,), [0, 1, 2]),
+        ("def gen(n): yield from range(n)\ndef outer(g): return lambda n: list(g(n))\nf = outer(gen)", (3,), [0, 1, 2]),
         ("import functools\nf = functools.partial(lambda a, b: a - b, 10)", (3,), 7),
         ("class A:\n  def __init__(self): self.x = 4\n  def m(self, n): return self.x * n\nf = A().m", (3,), 12),
         ("class A:\n  @classmethod\n  def m(cls, n): return cls.__name__, n\nf = A.m", (3,), ("A", 3)),
@@ -154,13 +154,13 @@ def test_source_and_label_travel_once(sender: Any, travel: Any, monkeypatch: pyt
     name = space["f"].__code__.co_filename
     monkeypatch.setattr("pxcluster.serialize._source.cell_label", lambda _: ("Cell", "In[5]"))
     data = dumps([space["f"], space["g"]])
-    assert data[0].count(b"def g(): pass") == 1  # type: ignore[union-attr]
+    assert bytes(data[0]).count(b"def g(): pass") == 1
     monkeypatch.undo()
     del linecache.cache[name]
     loads(data)
     linecache.checkcache()
     assert linecache.getline(name, 2).rstrip() == "def g(): pass"
-    assert linecache.cache[name][1] is None
+    assert name in linecache.cache
     assert serialize.cell_label(name) == ("Cell", "In[5]")
 
 
@@ -199,6 +199,15 @@ def test_task_values(value: object) -> None:
     assert loads_task(memoryview(dumps_task(value))) == value
 
 
+def test_numbers_of_numpy() -> None:
+    numpy = pytest.importorskip("numpy")
+    for value in (numpy.float64(2.5), numpy.int8(3), numpy.bool_(True), numpy.complex64(1j)):
+        for received in (loads_task(dumps_task(value)), loads_task(dumps_task([value]))[0]):
+            assert received == value
+            assert type(received) is type(value)
+    assert loads_task(dumps_task(numpy.zeros(3))).sum() == 0
+
+
 def test_numbers_do_not_need_cloudpickle(sender: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     space = sender("f = lambda n: n")
     monkeypatch.setattr("pxcluster.serialize._pickler.dump_full", None)
@@ -219,7 +228,9 @@ def test_reference() -> None:
 
 
 def test_error_names_the_argument() -> None:
-    with pytest.raises(SerializationError, match=r"^A 'lock' object, <unlocked .*> \(argument 2\) cannot be sent: ") as e:
+    with pytest.raises(
+        SerializationError, match=r"^A 'lock' object, <unlocked .*> \(argument 2\) cannot be sent: "
+    ) as e:
         dumps((len, (1, threading.Lock()), {}))
     assert isinstance(e.value, pickle.PicklingError)
     with pytest.raises(SerializationError, match=r"\(item 1 of argument 'key'\)"):
@@ -234,7 +245,7 @@ def test_error_names_members(sender: Any) -> None:
     with pytest.raises(SerializationError, match=r"\(variable 'lock'\)"):
         dumps(space["f"])
     with pytest.raises(SerializationError, match=r"\(value of 'b'\)"):
-        dumps_task({"a": 1, "b": (i for i in ())})
+        dumps_task({"a": 1, "b": threading.Lock()})
 
 
 class Rude:
@@ -248,7 +259,7 @@ class Rude:
 
 
 def test_error_of_a_rude_object_and_of_depth() -> None:
-    with pytest.raises(SerializationError, match="A 'Rude' object, .*ValueError: no"):
+    with pytest.raises(SerializationError, match=r"A 'Rude' object, .*ValueError: no"):
         dumps(Rude())
     deep: list[Any] = []
     for _ in range(100000):
@@ -272,9 +283,7 @@ def test_cloudpickle_takes_globals_along(sender: Any, travel: Any) -> None:
 
 
 def test_dill(sender: Any, travel: Any) -> None:
-    try:
-        import dill  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("dill") is None:
         with pytest.raises(ImportError, match="pip install dill"):
             serialize.use_dill()
         return
@@ -287,7 +296,7 @@ def test_dill(sender: Any, travel: Any) -> None:
 
 
 def test_pickle_by_value_registration(travel: Any) -> None:
-    import cloudpickle
+    cloudpickle = pytest.importorskip("cloudpickle")
 
     module = types.ModuleType("registered_module")
     sys.modules["registered_module"] = module

@@ -14,8 +14,9 @@ use pxcluster_protocol::codec::{self, CodecError};
 use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::to_client::{EngineInfo, ToClient, Welcome};
 use pxcluster_protocol::to_controller::ToController;
-use pxcluster_protocol::to_engine::{Cargo, Grant, ToEngine};
-use pxcluster_protocol::{EngineId, EngineSet, PROTOCOL_VERSION, Rank, RequestKey, VERSION};
+use pxcluster_protocol::from_client::DirectKind;
+use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, ToEngine};
+use pxcluster_protocol::{EngineId, EngineSet, PROTOCOL_VERSION, Rank, RequestKey, Status, VERSION};
 use pxcluster_scheduler as scheduler;
 use pxcluster_scheduler::{Action, Event, GrantPolicy};
 use pxcluster_transport::{Transport, TransportError, relay, send};
@@ -76,6 +77,14 @@ pub enum Ended {
     Alone,
 }
 
+/// What an engine has sent, for the actions that hand it on.
+#[derive(Default)]
+struct Answer {
+    engine: Option<EngineId>,
+    reply: Option<ToClient>,
+    body: Vec<Bytes>,
+}
+
 /// Rank 0.
 pub struct Controller<T: Transport> {
     settings: Settings,
@@ -84,6 +93,8 @@ pub struct Controller<T: Transport> {
     scheduler: scheduler::Controller,
     clients: Clients,
     maps: Maps,
+    /// Bodies of direct requests until all targets have answered.
+    bodies: BTreeMap<RequestKey, (DirectKind, Vec<Bytes>)>,
     engines: BTreeMap<EngineId, EngineInfo>,
     /// Engines that have ended Python.
     ended: EngineSet,
@@ -103,6 +114,7 @@ impl<T: Transport> Controller<T> {
             scheduler: scheduler::Controller::new(GrantPolicy::default()),
             clients: Clients::default(),
             maps: Maps::default(),
+            bodies: BTreeMap::new(),
             engines: BTreeMap::new(),
             ended: EngineSet::default(),
             deadline: None,
@@ -121,7 +133,7 @@ impl<T: Transport> Controller<T> {
         self.files.remove(std::process::id());
         if let Err(error) = &result {
             self.clients.send_to_all(&ToClient::Closing { reason: error.to_string() });
-            self.broadcast(&self.scheduler.engines(), &Cargo::Shutdown, &[])?;
+            self.broadcast(&EngineSet::first(self.transport.size() - 1), &Cargo::Shutdown)?;
             let until = Instant::now() + GRACE;
             while !self.transport.is_drained() && Instant::now() < until && self.transport.receive().is_ok() {}
         }
@@ -182,7 +194,7 @@ impl<T: Transport> Controller<T> {
             engines: self.engines.len() as u32,
             python: self.settings.python.clone(),
             slurm_job_id: self.settings.slurm_job_id.clone(),
-            started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            started: unix_time(),
         })?;
         let (id, count) = (&self.settings.cluster_id, self.engines.len());
         let engines = if count == 1 { "engine" } else { "engines" };
@@ -193,7 +205,7 @@ impl<T: Transport> Controller<T> {
 
     fn handle_notice(&mut self, notice: Notice) -> Result<(), ControllerError> {
         match notice {
-            Notice::Connected { connection, hello: _, outbox } => {
+            Notice::Connected { connection, outbox } => {
                 let client = self.clients.add(connection, outbox);
                 let python = self.settings.python.split('.').take(2).collect::<Vec<_>>().join(".");
                 let welcome = Welcome {
@@ -223,7 +235,7 @@ impl<T: Transport> Controller<T> {
     /// Ends a client's session; dropping its outbox closes the connection.
     fn forget_client(&mut self, connection: u64) -> Result<(), ControllerError> {
         match self.clients.remove(connection) {
-            Some(client) => self.decide(Event::ClientGone(client), &[]),
+            Some(client) => self.decide(Event::ClientGone(client), &Answer::default()),
             None => Ok(()),
         }
     }
@@ -238,7 +250,7 @@ impl<T: Transport> Controller<T> {
         self.files.remove(std::process::id());
         self.clients.send_to_all(&ToClient::Closing { reason: format!("the cluster was stopped: {reason}") });
         let everybody = EngineSet::first(self.transport.size() - 1);
-        self.broadcast(&everybody, &Cargo::Shutdown, &[])
+        self.broadcast(&everybody, &Cargo::Shutdown)
     }
 
     fn handle_message(&mut self, from: Rank, message: &Bytes) -> Result<(), ControllerError> {
@@ -248,7 +260,7 @@ impl<T: Transport> Controller<T> {
         match header {
             ToController::Ready { host, pid } => {
                 self.engines.insert(engine, EngineInfo { id: engine, host, pid });
-                self.decide(Event::EngineJoined(engine), &[])
+                self.decide(Event::EngineJoined(engine), &Answer::default())
             }
             ToController::Unfit { reason } => Err(ControllerError::Unfit { engine, reason }),
             ToController::Bye => {
@@ -257,12 +269,14 @@ impl<T: Transport> Controller<T> {
             }
             ToController::DirectReply { key, epoch: _, status, started, completed } => {
                 let reply = ToClient::Reply { id: key.request, engine, status, started, completed };
-                self.clients.send(key.client, &reply, body);
-                self.decide(Event::DirectFinished { key, engine }, &[])
+                let answer = Answer { engine: Some(engine), reply: Some(reply), body };
+                self.decide(Event::DirectFinished { key, engine }, &answer)
             }
             ToController::Results { key, busy } => {
-                let tasks = body.first().map(|table| maps::indices(table)).unwrap_or_default();
-                self.decide(Event::TasksFinished { key, engine, tasks: &tasks, busy }, &body)
+                let column = |at: usize| body.get(at).map(|bytes| &bytes[..]).unwrap_or_default();
+                let (tasks, failed) = (maps::indices(column(0)), maps::failed(column(1)));
+                let answer = Answer { engine: Some(engine), reply: None, body };
+                self.decide(Event::TasksFinished { key, engine, tasks: &tasks, failed: &failed, busy }, &answer)
             }
             ToController::Output { key, task, name } => {
                 let output = ToClient::Output { id: key.request, engine, task, name };
@@ -272,58 +286,89 @@ impl<T: Transport> Controller<T> {
         }
     }
 
-    /// Asks the scheduler and does what it says. `body`: buffers of the message that caused the event.
-    fn decide(&mut self, event: Event<'_>, body: &[Bytes]) -> Result<(), ControllerError> {
-        let engine = match &event {
-            Event::TasksFinished { engine, .. } => Some(*engine),
-            _ => None,
-        };
+    /// Asks the scheduler and does what it says. `answer`: the message that caused the event.
+    fn decide(&mut self, event: Event<'_>, answer: &Answer) -> Result<(), ControllerError> {
         let mut actions = std::mem::take(&mut self.actions);
         self.scheduler.handle(event, &mut actions);
         for action in actions.drain(..) {
-            self.carry_out(action, engine, body)?;
+            self.carry_out(action, answer)?;
         }
         self.actions = actions;
         Ok(())
     }
 
-    fn carry_out(&mut self, action: Action, from: Option<EngineId>, body: &[Bytes]) -> Result<(), ControllerError> {
+    fn carry_out(&mut self, action: Action, answer: &Answer) -> Result<(), ControllerError> {
         match action {
-            Action::Broadcast { .. } => tracing::error!("a broadcast without a request"),
+            Action::Broadcast { key, targets, epoch, previous, exceptions } => {
+                if let Some((kind, body)) = self.bodies.get(&key) {
+                    let cargo = Cargo::Direct(Direct { key, kind: *kind, epoch, previous, exceptions });
+                    relay(&mut self.transport, &targets, &cargo, body)?;
+                }
+            }
             Action::Grant { engine, key, range, submitted, last_direct, first } => {
                 let Some(body) = self.maps.grant(key, &range, first) else { return Ok(()) };
                 let grant = ToEngine::Grant(Grant { key, range, submitted, last_direct });
                 send(&mut self.transport, engine.rank(), &grant, body)?;
             }
+            Action::Reply { key, engine: _ } => {
+                if let Some(reply) = &answer.reply {
+                    self.clients.send(key.client, reply, answer.body.clone());
+                }
+            }
             Action::Deliver { key, accepted } => {
-                let frame = from.and_then(|engine| maps::results_frame(engine, body, &accepted));
+                let frame = answer.engine.and_then(|engine| maps::results_frame(engine, &answer.body, &accepted));
                 match frame {
                     Some(buffers) => self.clients.send(key.client, &ToClient::Results { id: key.request }, buffers),
                     None => tracing::error!("results of {key} are malformed"),
                 }
             }
-            Action::TasksAborted { key, tasks } => self.tell_aborted(key, tasks),
-            Action::AbortOn { key, engines } => self.broadcast(&engines, &Cargo::Abort(vec![key]), &[])?,
+            Action::TasksAborted { key, tasks } => self.tell_not_run(key, tasks, Status::Aborted, &[]),
+            Action::TasksLost { key, tasks } => {
+                let error = lost_error("no engine is left that may run this task");
+                self.tell_not_run(key, tasks, Status::Error, &error);
+            }
+            Action::AbortOn { key, engines } => self.broadcast(&engines, &Cargo::Abort(vec![key]))?,
             Action::DirectLost { key, engine } => {
-                let message = format!("engine {engine} died before it answered");
-                self.fail(key, "EngineError", message);
+                let error = lost_error(&format!("engine {engine} died before it answered"));
+                let now = unix_time();
+                let reply =
+                    ToClient::Reply { id: key.request, engine, status: Status::Error, started: now, completed: now };
+                self.clients.send(key.client, &reply, vec![error.into()]);
+            }
+            Action::DirectDone { key, engines } => {
+                self.bodies.remove(&key);
+                self.broadcast(&engines, &Cargo::Forget(vec![key]))?;
             }
             Action::MapDone { key, engines } => {
                 self.maps.remove(key);
-                self.broadcast(&engines, &Cargo::Forget(vec![key]), &[])?;
+                self.broadcast(&engines, &Cargo::Forget(vec![key]))?;
             }
         }
         Ok(())
     }
 
-    fn broadcast(&mut self, targets: &EngineSet, cargo: &Cargo, body: &[Bytes]) -> Result<(), ControllerError> {
-        Ok(relay(&mut self.transport, targets, cargo, body)?)
+    fn broadcast(&mut self, targets: &EngineSet, cargo: &Cargo) -> Result<(), ControllerError> {
+        Ok(relay(&mut self.transport, targets, cargo, &[])?)
     }
 
     fn fail(&self, key: RequestKey, ename: &str, message: String) {
         let failed = ToClient::Failed { id: key.request, ename: ename.to_owned(), message };
         self.clients.send(key.client, &failed, vec![]);
     }
+}
+
+/// Seconds since 1970.
+fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// An error payload as engines make them, for what an engine can no longer say.
+fn lost_error(message: &str) -> Vec<u8> {
+    let error = serde_json::json!({
+        "ename": "EngineError", "evalue": message, "traceback": format!("EngineError: {message}"),
+        "engine_id": null, "engine_uuid": null, "method": "apply",
+    });
+    error.to_string().into_bytes()
 }
 
 /// This host's name.

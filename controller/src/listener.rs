@@ -3,7 +3,6 @@
 use crate::certificate::Identity;
 use crate::session::{self, HANDSHAKE_TIME, Outbox};
 use pxcluster_protocol::frame::Frame;
-use pxcluster_protocol::from_client::Hello;
 use pxcluster_transport::Bell;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +22,7 @@ pub(crate) type ConnectionId = u64;
 /// What the sockets tell the event loop.
 pub(crate) enum Notice {
     /// A client has shown the key.
-    Connected { connection: ConnectionId, hello: Hello, outbox: Outbox },
+    Connected { connection: ConnectionId, outbox: Outbox },
     /// A client sends a frame.
     Frame { connection: ConnectionId, frame: Frame },
     /// A client is gone.
@@ -53,9 +52,9 @@ impl Inbox {
         }
     }
 
-    pub(crate) fn connect(&self, hello: Hello, outbox: Outbox) -> ConnectionId {
+    pub(crate) fn connect(&self, outbox: Outbox) -> ConnectionId {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
-        self.put(Notice::Connected { connection, hello, outbox });
+        self.put(Notice::Connected { connection, outbox });
         connection
     }
 }

@@ -1,7 +1,7 @@
 //! Functions and items of maps, opaque, until their last result is in.
 
 use bytes::{Bytes, BytesMut};
-use pxcluster_protocol::{EngineId, RequestKey, TaskIndex};
+use pxcluster_protocol::{EngineId, RequestKey, Status, TaskIndex};
 use pxcluster_scheduler::Accepted;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -75,6 +75,12 @@ fn u64_at(table: &[u8], at: usize) -> u64 {
 /// Task indices of a results message.
 pub(crate) fn indices(table: &[u8]) -> Vec<TaskIndex> {
     table.chunks_exact(4).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+}
+
+/// Positions of the tasks that raised.
+pub(crate) fn failed(statuses: &[u8]) -> Vec<usize> {
+    let raised = u8::from(Status::Error);
+    statuses.iter().enumerate().filter(|(_, status)| **status == raised).map(|(at, _)| at).collect()
 }
 
 /// Buffers of a client's `results` frame from an engine's results message, or `None` if that is malformed.

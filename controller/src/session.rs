@@ -53,7 +53,7 @@ where
         hello.pid
     );
     let (outbox, frames) = mpsc::unbounded_channel();
-    let connection = inbox.connect(hello, outbox);
+    let connection = inbox.connect(outbox);
     let reading = async {
         loop {
             match read_frame(&mut reader, &mut buffer, Limits::CLIENT).await {

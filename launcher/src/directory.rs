@@ -164,7 +164,7 @@ impl Controller {
         }
         // Another program may have got the process id since.
         Process::find(connection.pid)
-            .filter(|process| process.command_line_has("pxcluster"))
+            .filter(|process| !process.is_younger_than(connection.started))
             .map_or(Self::Gone, Self::Here)
     }
 }

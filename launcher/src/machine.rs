@@ -1,7 +1,6 @@
 //! What this machine is: its name, its cores, its processes.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -40,6 +39,12 @@ fn parse_cores(text: &str) -> Option<usize> {
     (!cores.is_empty()).then_some(cores.len())
 }
 
+/// The kernel's unit of times in `/proc`, the same on every architecture that pxcluster runs on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// How far the clock may have been set since the boot time was written down, seconds.
+const CLOCK_SLACK: f64 = 5.0;
+
 /// One process of this host. It remembers when the process started, so that a later one with the same id is
 /// not taken for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,11 +70,11 @@ impl Process {
         (!stat.ended).then_some(Self { pid, stat })
     }
 
-    /// Whether its command line names this word.
+    /// Whether it started after a moment, in Unix seconds: then it is not who had this id at that moment.
     #[must_use]
-    pub fn command_line_has(&self, word: &str) -> bool {
-        fs::read(PathBuf::from(format!("/proc/{}/cmdline", self.pid)))
-            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(word))
+    pub fn is_younger_than(&self, moment: f64) -> bool {
+        let boot = fs::read_to_string("/proc/stat").ok().and_then(|text| parse_boot_time(&text));
+        boot.is_some_and(|boot| boot + self.stat.start as f64 / TICKS_PER_SECOND > moment + CLOCK_SLACK)
     }
 
     /// The process that started it.
@@ -128,6 +133,11 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
+/// Reads the moment of boot, in Unix seconds, from `/proc/stat` (proc(5)).
+fn parse_boot_time(text: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +159,14 @@ mod tests {
         let text = "42 (a) (b) S 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 99 1000 10";
         assert_eq!(parse_stat(text), Some(Stat { name: "a) (b".into(), ended: false, parent: 7, start: 99 }));
         assert_eq!(parse_stat("42 (a"), None);
+    }
+
+    #[test]
+    fn a_process_knows_its_age() {
+        assert_eq!(parse_boot_time("cpu 1 2\nbtime 1700000000\nprocesses 3\n"), Some(1_700_000_000.0));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+        let this = Process::find(std::process::id()).unwrap();
+        assert!(!this.is_younger_than(now) && this.is_younger_than(now - 1e6));
     }
 
     #[test]

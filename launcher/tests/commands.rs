@@ -28,7 +28,7 @@ env > "$PXCLUSTER_DIR/environment"
 umask 077
 cat > "$PXCLUSTER_DIR/default/new" <<END
 {"protocol_version":1,"version":"0.1.0","cluster_id":"default","key":"00","certificate":"","addresses":[],
-"socket":"/none","host":"$(uname -n)","pid":$$,"engines":4,"python":"3.11.7","slurm_job_id":null,"started":1}
+"socket":"/none","host":"$(uname -n)","pid":$$,"engines":4,"python":"3.11.7","slurm_job_id":null,"started":$(date +%s)}
 END
 mv "$PXCLUSTER_DIR/default/new" "$PXCLUSTER_DIR/default/connection.json"
 exec -a pxcluster-rank sleep 100

@@ -86,7 +86,9 @@ impl Controller {
             Event::Abort(keys) => keys.into_iter().for_each(|key| self.handle_abort(key, out)),
             Event::ClientGone(client) => {
                 let keys: Vec<_> = self.maps.of_client(client).chain(self.directs.of_client(client)).collect();
-                keys.into_iter().for_each(|key| self.handle_abort(key, out));
+                for key in keys {
+                    self.handle_abort(key, out);
+                }
             }
         }
     }
@@ -117,7 +119,9 @@ impl Controller {
             out.push(Action::Deliver { key, accepted });
         }
         if !again.is_empty() {
-            again.into_iter().for_each(|task| self.maps.put_back(key, task..task + 1));
+            for task in again {
+                self.maps.put_back(key, task..task + 1);
+            }
             self.feed_idle(key, out);
         }
         self.end_map_if_finished(key, out);
@@ -130,19 +134,23 @@ impl Controller {
             self.directs.close(key, engine, &self.engines, out);
         }
         self.directs.repeat_relayed_by(engine, &self.engines, out);
-        let mut waiting = Vec::new();
+        let mut grown = Vec::new();
         for (key, held) in state.held {
-            held.iter().for_each(|range| self.maps.put_back(key, range));
+            for range in held.iter() {
+                self.maps.put_back(key, range);
+            }
             if let Some(map) = self.maps.get(key) {
-                waiting.push((map.number, key));
+                grown.push((map.number, key));
                 if map.aborted {
                     self.end_pool_as_aborted(key, out);
                 }
             }
         }
         self.end_orphans(out);
-        waiting.sort_unstable();
-        waiting.into_iter().for_each(|(_, key)| self.feed_idle(key, out));
+        grown.sort_unstable();
+        for (_, key) in grown {
+            self.feed_idle(key, out);
+        }
     }
 
     fn handle_abort(&mut self, key: RequestKey, out: &mut Vec<Action>) {
@@ -186,14 +194,18 @@ impl Controller {
         }
     }
 
-    /// Grants to idle engines when the pool of a map has grown: at most one engine for each task. Of several maps that
-    /// have grown the oldest comes first, because it is what its engines are granted from.
-    ///
-    /// Engines at work get more when they report.
+    /// Grants to idle engines when the pool of a map has grown, until it is empty or no engine that may run it is idle.
+    /// An engine may take from an older map first, hence the loop. Engines at work get more when they report.
     fn feed_idle(&mut self, key: RequestKey, out: &mut Vec<Action>) {
-        let Some(map) = self.maps.get(key) else { return };
-        let engines = self.engines.idle(map.targets.as_ref(), map.pool.len() as usize);
-        engines.into_iter().for_each(|engine| self.grant(engine, out));
+        while let Some(map) = self.maps.get(key) {
+            let engines = self.engines.idle(map.targets.as_ref(), map.pool.len() as usize);
+            if engines.is_empty() {
+                return;
+            }
+            for engine in engines {
+                self.grant(engine, out);
+            }
+        }
     }
 
     /// Grants to one engine what it should hold, from the oldest map that it may run.
@@ -224,9 +236,8 @@ impl Controller {
     /// What an engine holds. A task of unknown duration is taken for a long one.
     fn held(&self, state: &EngineState) -> Held {
         let seconds = |key: &RequestKey| self.maps.get(*key).and_then(map::Map::task_seconds);
-        let work = state.held.iter().map(|(key, held)| {
-            held.len() as f64 * seconds(key).unwrap_or(self.policy.long_seconds)
-        });
+        let work =
+            state.held.iter().map(|(key, held)| held.len() as f64 * seconds(key).unwrap_or(self.policy.long_seconds));
         Held { tasks: state.load().tasks, seconds: work.sum() }
     }
 

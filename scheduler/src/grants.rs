@@ -5,15 +5,19 @@
 //! milliseconds of measured task time: more would not make messages cheaper, and would be lost with an engine.
 
 /// Tunable bounds; times in seconds.
+///
+/// The defaults suit a round trip of up to about 1 ms; simulated at 200 µs (`sim::efficiency`), halving or doubling any
+/// of them changes the makespan of 1 ms tasks by less than 3 %.
 #[derive(Clone, Copy, Debug)]
 pub struct GrantPolicy {
-    /// Work in one grant.
+    /// Work in one grant. 4 ms costs one grant for four tasks of 1 ms, and a lost engine at most twice that.
     pub grant_seconds: f64,
-    /// An engine holding less work than this gets more.
+    /// An engine holding less work than this gets more: several round trips, so that it does not run dry meanwhile.
     pub refill_seconds: f64,
-    /// Tasks longer than this are held one at a time: nothing queues behind them.
+    /// Tasks longer than this are held one at a time: nothing queues behind them, and the round trip between two costs
+    /// 1 % or less.
     pub long_seconds: f64,
-    /// Tasks of a map whose duration is not yet known that an engine may hold.
+    /// Tasks of unknown duration that an engine may hold: one that runs, and one that hides the round trip.
     pub unknown_tasks: u32,
 }
 

@@ -19,7 +19,9 @@ use crate::{Action, Controller, Engine, EngineEvent, Event, GrantPolicy, Work};
 use clients::Client;
 use network::{Happening, Message, Network, Results};
 use oracle::Oracle;
-use pxcluster_protocol::{Cargo, Direct, DirectKind, EngineId, EngineSet, Rank, RequestKey};
+use pxcluster_protocol::from_client::DirectKind;
+use pxcluster_protocol::to_engine::{Cargo, Direct};
+use pxcluster_protocol::{EngineId, EngineSet, Rank};
 use random::Random;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,6 +47,7 @@ pub fn run(seed: u64, size: Size) -> u64 {
     catch_unwind(AssertUnwindSafe(|| Cluster::from_seed(seed, size).run())).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         panic!("{size:?}: {text}; replay: PXCLUSTER_SIM_SEED={seed} cargo test -p pxcluster-scheduler sim")
     })
 }
@@ -97,7 +100,9 @@ impl Cluster {
             steps: 0,
             last_map_done: 0.0,
         };
-        (0..engines).for_each(|id| cluster.tell(Event::EngineJoined(EngineId(id)), None));
+        for id in 0..engines {
+            cluster.tell(Event::EngineJoined(EngineId(id)), None);
+        }
         cluster
     }
 
@@ -111,8 +116,10 @@ impl Cluster {
         let mut cluster = Self::new(random.next(), settings, engines);
         let pause = [200e-6, 2e-3, 20e-3][random.below(3) as usize];
         let client = |index| Client::new(index, acts, most_tasks, pause);
-        cluster.clients = (0..1 + random.below(3) as usize).map(client).collect();
-        (0..cluster.clients.len()).for_each(|index| cluster.network.plan(0.0, Happening::ClientActs(index)));
+        cluster.clients = (0..=random.below(3) as usize).map(client).collect();
+        for index in 0..cluster.clients.len() {
+            cluster.network.plan(0.0, Happening::ClientActs(index));
+        }
         let deaths = if random.chance(0.3) { 0 } else { random.below(1 + engines.min(40)) };
         let late = EngineId(engines);
         if random.chance(0.3) {
@@ -204,7 +211,9 @@ impl Cluster {
             });
             self.oracle.reported(engine, results, accepted);
         }
-        actions.into_iter().for_each(|action| self.perform(action));
+        for action in actions {
+            self.perform(action);
+        }
     }
 
     fn perform(&mut self, action: Action) {
@@ -214,6 +223,7 @@ impl Cluster {
                 self.broadcast(&targets, Cargo::Direct(direct));
             }
             Action::Grant { engine, key, range, last_direct, first, .. } => {
+                self.oracle.grant_made(key);
                 let grant = Message::Grant { key, range, last_direct, first };
                 self.network.send(Rank::CONTROLLER, engine.rank(), grant, &mut self.random);
             }
@@ -250,14 +260,18 @@ impl Cluster {
                         machine.handle(EngineEvent::Direct { key, epoch, previous });
                     }
                     Cargo::Abort(keys) => {
-                        keys.iter().for_each(|key| self.oracle.abort_arrived(engine, *key));
+                        for key in keys {
+                            self.oracle.abort_arrived(engine, *key);
+                        }
                         machine.handle(EngineEvent::Abort(keys.clone()));
                     }
                     Cargo::Forget(keys) => {
-                        keys.iter().for_each(|key| self.oracle.forgotten(engine, *key));
+                        for key in keys {
+                            self.oracle.forgotten(engine, *key);
+                        }
                         machine.handle(EngineEvent::Forget(keys.clone()));
                     }
-                    Cargo::Signal(_) | Cargo::Shutdown => panic!("never sent"),
+                    other => panic!("{other:?} is never sent"),
                 }
             }
             Message::Grant { key, range, last_direct, first } => {
@@ -313,7 +327,7 @@ impl Cluster {
                 let tasks: Vec<u32> = range.collect();
                 let map = self.oracle.map(key);
                 let busy = tasks.iter().map(|task| map.seconds[*task as usize]).sum();
-                let failed = (0..tasks.len()).filter(|_| self.random.chance(map.raises)).collect();
+                let failed = (0..tasks.len()).filter(|_| self.random.chance(map.raise_chance)).collect();
                 machine.handle(EngineEvent::TasksFinished { key, tasks: tasks.len(), busy });
                 self.reply(engine, Message::Results(Results { key, tasks, failed, aborted: false, busy }));
             }

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from setuptools import build_meta
 from setuptools.build_meta import (
@@ -53,7 +53,7 @@ def build_wheel(
     # Setuptools packs whatever an earlier build left there; cargo's own directory keeps what is worth keeping.
     leftovers = ROOT / "build"
     shutil.rmtree(leftovers, ignore_errors=True)
-    name: str = build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
+    name: str = build_meta.build_wheel(wheel_directory, with_stable_abi(config_settings), metadata_directory)
     shutil.rmtree(leftovers, ignore_errors=True)
     return name
 
@@ -72,6 +72,14 @@ def build_sdist(sdist_directory: str, config_settings: dict[str, Any] | None = N
     """An archive of the sources."""
     name: str = build_meta.build_sdist(sdist_directory, config_settings)
     return name
+
+
+def with_stable_abi(config_settings: dict[str, Any] | None) -> dict[str, Any]:
+    """One wheel serves every CPython from 3.11."""
+    settings = dict(config_settings or {})
+    options = settings.get("--build-option", [])
+    settings["--build-option"] = [*([options] if isinstance(options, str) else options), "--py-limited-api=cp311"]
+    return settings
 
 
 def check_programs() -> None:
@@ -155,6 +163,6 @@ def output(command: list[str]) -> str | None:
         return None
 
 
-def fail(sentence: str) -> Any:
+def fail(sentence: str) -> NoReturn:
     """Ends the build with one sentence and no traceback."""
     sys.exit(f"pxcluster: {sentence}")

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # What the scripts share: messages, the places of things, and which MPI is used.
 
+# shellcheck disable=SC2034 # used by the scripts
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 
@@ -33,9 +34,12 @@ mpicc_flavour() { # mpicc
 # The mpicc of one MPI: $MPICC, the one on PATH, Debian's, the virtual environment's.
 find_mpicc() { # flavour venv
     local candidate
-    for candidate in "${MPICC:-}" "mpicc.$1" mpicc "$2/bin/mpicc"; do
+    for candidate in "${MPICC:-}" mpicc "mpicc.$1" "$2/bin/mpicc"; do
         if [ -n "$candidate" ] && [ "$(mpicc_flavour "$candidate")" = "$1" ]; then
-            command -v "$candidate"
+            candidate=$(command -v "$candidate")
+            # On Debian the plain name may come to mean the other MPI one day.
+            [ ! -x "$candidate.$1" ] || candidate=$candidate.$1
+            echo "$candidate"
             return
         fi
     done

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # root, venv, dev: set by scripts/setup
+# shellcheck disable=SC2154 # root, venv: set by scripts/setup
 # The steps of scripts/setup. Each does nothing when its work is done already.
 
 check_cargo() {
@@ -25,7 +25,7 @@ check_compiler() {
 # Prints the real path of an interpreter that will do, or says why it does not.
 check_python() { # name
     "$1" - 2>/dev/null <<'PYTHON' || return 1
-import pathlib, sys, sysconfig
+import os, pathlib, sys, sysconfig
 get = sysconfig.get_config_var
 name = get("INSTSONAME") or ""
 folders = [get("LIBDIR") or "", sys.base_prefix + "/lib", f"/usr/lib/{get('MULTIARCH')}"]
@@ -36,25 +36,29 @@ if get("Py_GIL_DISABLED"):
 if not any(".so" in name and pathlib.Path(folder, name).exists() for folder in folders):
     print("no libpython")
     sys.exit(0)
-print(sys.executable)
+print(os.path.realpath(sys._base_executable))  # of the virtual environment's, too
 PYTHON
 }
 
 find_python() {
-    local candidate found
-    for candidate in ${python:+"$python"} ${python:-python3 python3.13 python3.12 python3.11}; do
+    local candidate found names=(python3 python3.13 python3.12 python3.11)
+    [ -z "$python" ] || names=("$python")
+    for candidate in "${names[@]}"; do
         found=$(check_python "$candidate") || continue
         if [ "$found" = "no libpython" ]; then
-            case $(command -v "$candidate") in /usr/bin/*) is_root && is_debian || continue ;; *) continue ;; esac
-            install_packages "engines need a shared libpython" "lib$(basename "$(readlink -f "$(command -v "$candidate")")")"
+            found=$(readlink -f "$(command -v "$candidate")")
+            if [[ $found != /usr/bin/* ]] || ! is_root || ! is_debian; then continue; fi
+            install_packages "engines need a shared libpython" "lib${found##*/}"
             found=$(check_python "$candidate") || continue
         fi
         python=$found
         return
     done
     [ -z "$python" ] || die "$python is no CPython from 3.11 with a shared libpython: name another with --python"
-    is_root && is_debian || die "there is no CPython from 3.11 with a shared libpython: install one (on Debian \
+    if ! is_root || ! is_debian; then
+        die "there is no CPython from 3.11 with a shared libpython: install one (on Debian \
 'apt install python3-venv libpython3-dev'), 'module load python', or name one with --python"
+    fi
     install_packages "engines need Python" python3 python3-venv libpython3-dev
     python=$(check_python /usr/bin/python3) || die "Debian's python3 is older than 3.11: name another with --python"
 }
@@ -99,7 +103,7 @@ sources_hash() {
         "$mpicc" -show
         "$python" --version
         rustc --version
-        cd "$root"
+        cd "$root" || exit
         find Cargo.toml Cargo.lock pyproject.toml protocol scheduler transport controller rank-engine launcher slurm \
             client/src scripts/lib -type f ! -name '*.pyc' ! -path '*.egg-info/*' ! -path '*/tests/*' ! -name '*.md' \
             -print0 | sort -z | xargs -0 sha256sum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import signal
 import sys
@@ -15,7 +16,7 @@ from engine_client import Engine
 from fake_runtime import FakeRuntime
 
 from pxcluster import serialize
-from pxcluster._engine import main, shell, streams
+from pxcluster._engine import main, shell, streams, tasks
 from pxcluster._engine.state import state
 
 
@@ -30,11 +31,12 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setattr(sys, "meta_path", sys.meta_path[:])
     monkeypatch.setattr(builtins, "input", builtins.input)
     handler = signal.getsignal(signal.SIGINT)
+    tasks._maps.clear()
     runtime = FakeRuntime()
     main.start(runtime)
     yield Engine(runtime, module.__dict__, count(1))
     if shell._shell is not None:
-        shell._shell.atexit_operations()
+        atexit.unregister(shell._shell.atexit_operations)
         type(shell._shell).clear_instance()
         shell._shell = None
     signal.signal(signal.SIGINT, handler)

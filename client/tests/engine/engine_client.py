@@ -31,6 +31,7 @@ class Engine:
         self.space = space
         self.tokens = tokens
         self.token = 0
+        self.streams = sys.stdout, sys.stderr
         self.client = types.ModuleType("__main__")
 
     def cell(self, text: str, label: tuple[str, str] | None = None) -> dict[str, Any]:
@@ -53,7 +54,12 @@ class Engine:
 
     def _serve(self, *work: Any) -> tuple[int, Any]:
         self.runtime.work = iter([work])
-        main.serve(self.runtime.next())
+        before = sys.stdout, sys.stderr  # pytest exchanges them between set-up and test
+        sys.stdout, sys.stderr = self.streams
+        try:
+            main.serve(self.runtime.next())
+        finally:
+            sys.stdout, sys.stderr = before
         assert not self.runtime.open
         return self.runtime.replies[self.token]
 

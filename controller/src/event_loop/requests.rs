@@ -1,17 +1,16 @@
 //! What clients ask for.
 
-use super::{Controller, ControllerError, host};
+use super::{Answer, Controller, ControllerError, host, unix_time};
 use crate::listener::ConnectionId;
 use bytes::Bytes;
 use pxcluster_protocol::frame::Frame;
-use pxcluster_protocol::from_client::{DirectKind, FromClient, Targets};
+use pxcluster_protocol::from_client::{FromClient, Targets};
 use pxcluster_protocol::to_client::{ClusterStatus, EngineStatus, ToClient};
-use pxcluster_protocol::to_engine::{Cargo, Direct};
+use pxcluster_protocol::to_engine::Cargo;
 use pxcluster_protocol::{ClientId, EngineSet, RequestId, RequestKey, Status, TaskIndex, VERSION};
-use pxcluster_scheduler::{Action, Event};
+use pxcluster_scheduler::Event;
 use pxcluster_transport::Transport;
 use std::ops::Range;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 impl<T: Transport> Controller<T> {
     pub(super) fn handle_frame(
@@ -32,16 +31,18 @@ impl<T: Transport> Controller<T> {
             FromClient::Hello(_) => tracing::warn!("client {} says hello twice", client.0),
             FromClient::Direct { id, kind, targets } => {
                 if let Some(targets) = self.resolve(key(id), targets) {
-                    self.submit_direct(key(id), kind, targets, &frame.buffers)?;
+                    self.bodies.insert(key(id), (kind, frame.buffers));
+                    self.decide(Event::Direct { key: key(id), targets }, &Answer::default())?;
                 }
             }
-            FromClient::Map { id, tasks, targets, label: _, retries: _ } => {
+            FromClient::Map { id, tasks, targets, label: _, retries } => {
                 let subset = targets.is_some();
                 if let Some(targets) = self.resolve(key(id), targets) {
                     match self.maps.insert(key(id), tasks, frame.buffers) {
                         Ok(()) => {
                             let targets = subset.then_some(targets);
-                            self.decide(Event::Map { key: key(id), tasks, targets }, &[])?;
+                            let event = Event::Map { key: key(id), tasks, targets, retries };
+                            self.decide(event, &Answer::default())?;
                         }
                         Err(error) => self.fail(key(id), "ValueError", error.to_string()),
                     }
@@ -49,16 +50,16 @@ impl<T: Transport> Controller<T> {
             }
             FromClient::Signal { id, signum, targets } => {
                 if let Some(targets) = self.resolve(key(id), targets) {
-                    self.broadcast(&targets, &Cargo::Signal(signum), &[])?;
+                    self.broadcast(&targets, &Cargo::Signal(signum))?;
                     self.clients.send(client, &ToClient::Done { id }, vec![]);
                 }
             }
             FromClient::Abort { id, requests, targets: _ } => {
-                let keys = match requests {
-                    Some(requests) => requests.into_iter().map(key).collect(),
-                    None => self.scheduler.requests_of(client),
+                let event = match requests {
+                    Some(requests) => Event::Abort(requests.into_iter().map(key).collect()),
+                    None => Event::ClientGone(client), // what it submitted and has not started is dropped
                 };
-                self.decide(Event::Abort(keys), &[])?;
+                self.decide(event, &Answer::default())?;
                 self.clients.send(client, &ToClient::Done { id }, vec![]);
             }
             FromClient::Status { id } => {
@@ -93,41 +94,21 @@ impl<T: Transport> Controller<T> {
         Some(targets.into_iter().collect())
     }
 
-    fn submit_direct(
-        &mut self,
-        key: RequestKey,
-        kind: DirectKind,
-        targets: EngineSet,
-        body: &[Bytes],
-    ) -> Result<(), ControllerError> {
-        let mut actions = Vec::new();
-        self.scheduler.handle(Event::Direct { key, targets }, &mut actions);
-        for action in actions {
-            if let Action::Broadcast { key, targets, epoch, previous, exceptions } = action {
-                let cargo = Cargo::Direct(Direct { key, kind, epoch, previous, exceptions });
-                self.broadcast(&targets, &cargo, body)?;
-            } else {
-                self.carry_out(action, None, &[])?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells a client that tasks will not run: results with status 2 and no payload.
-    pub(super) fn tell_aborted(&self, key: RequestKey, tasks: Vec<Range<TaskIndex>>) {
+    /// Tells a client that tasks will not run: results with this status and, each, this payload.
+    pub(super) fn tell_not_run(&self, key: RequestKey, tasks: Vec<Range<TaskIndex>>, status: Status, payload: &[u8]) {
         let tasks: Vec<TaskIndex> = tasks.into_iter().flatten().collect();
-        let count = tasks.len();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let column = |bytes: Vec<u8>| Bytes::from(bytes);
-        let buffers = vec![
-            column(tasks.iter().flat_map(|task| task.to_le_bytes()).collect()),
-            column(u32::MAX.to_le_bytes().repeat(count)),
-            column(vec![Status::Aborted.into(); count]),
-            column(now.to_le_bytes().repeat(count)),
-            column(now.to_le_bytes().repeat(count)),
-            column(vec![0; 8 * (count + 1)]),
-            Bytes::new(),
+        let (count, now) = (tasks.len(), unix_time());
+        let ends = (0..=count).flat_map(|task| ((task * payload.len()) as u64).to_le_bytes());
+        let columns: [Vec<u8>; 7] = [
+            tasks.iter().flat_map(|task| task.to_le_bytes()).collect(),
+            u32::MAX.to_le_bytes().repeat(count),
+            vec![status.into(); count],
+            now.to_le_bytes().repeat(count),
+            now.to_le_bytes().repeat(count),
+            ends.collect(),
+            payload.repeat(count),
         ];
+        let buffers = columns.map(Bytes::from).into();
         self.clients.send(key.client, &ToClient::Results { id: key.request }, buffers);
     }
 

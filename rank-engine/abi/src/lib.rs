@@ -103,3 +103,8 @@ pub struct Vtable {
     /// User code begins (1) or has ended (0): SIGINT is sent only between the two.
     pub user_code: extern "C" fn(u32),
 }
+
+// SAFETY: nothing in it changes after it was made, and what it points to lives for ever.
+unsafe impl Send for Vtable {}
+// SAFETY: as above.
+unsafe impl Sync for Vtable {}

@@ -82,7 +82,7 @@ impl Runtime {
             kind::SHUTDOWN => Ok(None),
             kind::DIRECT => {
                 // SAFETY: names are static strings of the program.
-                let name = PyString::new(py, std::str::from_utf8(unsafe { work.name.bytes() })?);
+                let name = PyString::new(py, &String::from_utf8_lossy(unsafe { work.name.bytes() }));
                 let whole: PyResult<Vec<Py<PyAny>>> = slices.iter().map(|slice| wrap(py, *slice, &owner)).collect();
                 Ok(Some(("direct", work.token, name, whole?).into_pyobject(py)?.into_any()))
             }

@@ -98,7 +98,8 @@ impl Outbox {
         results.payload.extend_from_slice(payload);
         results.offsets.extend_from_slice(&(results.payload.len() as u64).to_le_bytes());
         results.busy += (times.1 - times.0).max(0.0);
-        self.hurry(if results.payload.len() >= FULL { Duration::ZERO } else { RESULTS_AGE });
+        let full = results.payload.len() >= FULL;
+        self.hurry(if full { Duration::ZERO } else { RESULTS_AGE });
     }
 
     /// Adds output of user code.

@@ -83,6 +83,9 @@ impl Shared {
     /// A direct request has arrived.
     pub(super) fn put_direct(&self, me: EngineId, direct: &Direct, body: Vec<Bytes>) {
         let mut state = self.lock();
+        if !state.machine.expects(direct.epoch) {
+            return;
+        }
         state.bodies.insert(direct.epoch, (direct.kind, body));
         let previous = direct.previous_of(me);
         state.machine.handle(EngineEvent::Direct { key: direct.key, epoch: direct.epoch, previous });

@@ -65,7 +65,7 @@ extern "C" fn next(out: *mut Work) {
         buffer_count: 0,
         owner: std::ptr::null_mut(),
     };
-    let mut own = |work: &mut Work, bytes: Vec<Bytes>| {
+    let own = |work: &mut Work, bytes: Vec<Bytes>| {
         let slices = bytes.iter().map(|buffer| Slice::new(buffer)).collect();
         let owner = Box::new(Owner { _bytes: bytes, slices });
         work.buffers = owner.slices.as_ptr();

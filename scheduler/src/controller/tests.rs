@@ -15,7 +15,9 @@ struct Checked(Controller);
 impl Checked {
     fn with_engines(count: u32) -> Self {
         let mut checked = Self(Controller::new(GrantPolicy::default()));
-        (0..count).for_each(|id| assert!(checked.tell(Event::EngineJoined(EngineId(id))).is_empty()));
+        for id in 0..count {
+            assert!(checked.tell(Event::EngineJoined(EngineId(id))).is_empty());
+        }
         checked
     }
 
@@ -49,6 +51,10 @@ fn grants(actions: &[Action]) -> Vec<(u32, Range<TaskIndex>)> {
         _ => None,
     };
     actions.iter().filter_map(grant).collect()
+}
+
+fn one(range: Range<TaskIndex>) -> Vec<Range<TaskIndex>> {
+    std::iter::once(range).collect()
 }
 
 fn deliver_all(request: u64) -> Action {
@@ -129,7 +135,7 @@ fn a_lost_engine_gives_back_its_tasks_and_counts_no_more() {
 fn tasks_that_no_living_engine_may_run_are_lost_and_said_to_be() {
     let mut cluster = Checked::with_engines(2);
     assert_eq!(grants(&cluster.map(1, 9, Some(&[1]), 0)), [(1, 0..2)]);
-    let all = |request| Action::TasksLost { key: key(request), tasks: vec![0..9] };
+    let all = |request| Action::TasksLost { key: key(request), tasks: one(0..9) };
     assert_eq!(cluster.tell(Event::EngineLost(EngineId(1))), [all(1), done(1, &[])]);
     assert_eq!(cluster.map(2, 9, Some(&[1]), 0), [all(2), done(2, &[])]);
     cluster.tell(Event::EngineLost(EngineId(0)));
@@ -171,9 +177,9 @@ fn nothing_of_an_aborted_map_starts_again() {
     cluster.map(1, 10, None, 5);
     let actions = cluster.tell(Event::Abort(vec![key(1)]));
     let aborted = |tasks| Action::TasksAborted { key: key(1), tasks };
-    assert_eq!(actions, [Action::AbortOn { key: key(1), engines: set(&[0, 1]) }, aborted(vec![4..10])]);
+    assert_eq!(actions, [Action::AbortOn { key: key(1), engines: set(&[0, 1]) }, aborted(one(4..10))]);
     assert_eq!(cluster.finish(1, 0, &[0, 1], &[1]), [deliver_all(1)], "no retry");
-    assert_eq!(cluster.tell(Event::EngineLost(EngineId(1))), [aborted(vec![2..4]), done(1, &[0])]);
+    assert_eq!(cluster.tell(Event::EngineLost(EngineId(1))), [aborted(one(2..4)), done(1, &[0])]);
 }
 
 #[test]

@@ -91,7 +91,9 @@ impl Cluster {
             .filter(|_| all || self.random.chance(0.3))
             .map(|request| RequestKey { client, request })
             .collect();
-        keys.iter().for_each(|key| self.oracle.abort_asked(*key));
+        for key in &keys {
+            self.oracle.abort_asked(*key);
+        }
         self.tell(Event::Abort(keys), None);
     }
 

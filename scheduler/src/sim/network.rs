@@ -1,7 +1,8 @@
 //! The clock, what is to happen, and the messages under way.
 
 use super::random::Random;
-use pxcluster_protocol::{Cargo, EngineId, EngineSet, Epoch, Rank, RequestKey, TaskIndex};
+use pxcluster_protocol::to_engine::Cargo;
+use pxcluster_protocol::{EngineId, EngineSet, Epoch, Rank, RequestKey, TaskIndex};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;

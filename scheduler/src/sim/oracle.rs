@@ -18,7 +18,7 @@ pub(super) struct MapRecord {
     /// How long each task takes.
     pub(super) seconds: Vec<f64>,
     /// How likely a task raises.
-    pub(super) raises: f64,
+    pub(super) raise_chance: f64,
 }
 
 #[derive(Debug)]
@@ -62,13 +62,13 @@ impl Oracle {
         targets: Option<EngineSet>,
         retries: u32,
         seconds: Vec<f64>,
-        raises: f64,
+        raise_chance: f64,
     ) {
         self.submitted += 1;
         let (number, ended) = (self.submitted, vec![false; seconds.len()]);
         let raised = BTreeMap::new();
         let record =
-            MapRecord { number, targets, retries, ended, raised, aborted: false, done: false, seconds, raises };
+            MapRecord { number, targets, retries, ended, raised, aborted: false, done: false, seconds, raise_chance };
         self.maps.insert(key, record);
     }
 
@@ -80,6 +80,11 @@ impl Oracle {
 
     pub(super) fn engine_lost(&mut self, engine: EngineId) {
         self.lost.insert(engine);
+    }
+
+    pub(super) fn grant_made(&self, key: RequestKey) {
+        let map = &self.maps[&key];
+        assert!(!map.aborted && !map.done, "{key} is granted although it was aborted or is done");
     }
 
     // At the engines.
@@ -139,6 +144,7 @@ impl Oracle {
     /// A message with results is dealt with; `accepted`: what was delivered of it.
     pub(super) fn reported(&mut self, engine: EngineId, results: &Results, accepted: Option<&Accepted>) {
         let map = self.maps.get_mut(&results.key).expect("submitted");
+        assert!(!results.aborted || map.aborted, "nobody aborted {}", results.key);
         let counts = |at: &usize| match accepted {
             None => false,
             Some(Accepted::All) => true,
@@ -161,14 +167,18 @@ impl Oracle {
     pub(super) fn tasks_aborted(&mut self, key: RequestKey, tasks: Vec<Range<TaskIndex>>) {
         let map = self.maps.get_mut(&key).expect("submitted");
         assert!(map.aborted, "nobody aborted {key}");
-        tasks.into_iter().for_each(|range| end(key, map, range));
+        for range in tasks {
+            end(key, map, range);
+        }
     }
 
     pub(super) fn tasks_lost(&mut self, key: RequestKey, tasks: Vec<Range<TaskIndex>>, alive: &EngineSet) {
         let map = self.maps.get_mut(&key).expect("submitted");
         let may_run = |engine| map.targets.as_ref().is_none_or(|targets| targets.contains(engine));
         assert!(!alive.iter().any(may_run), "an engine is alive that may run {key}");
-        tasks.into_iter().for_each(|range| end(key, map, range));
+        for range in tasks {
+            end(key, map, range);
+        }
     }
 
     pub(super) fn map_done(&mut self, key: RequestKey) {

@@ -62,11 +62,9 @@ def before_import(name: str, function: Before) -> None:
 
 
 def after_import(name: str, function: After) -> None:
-    """Call ``function(module)`` once module `name` is imported; at once if it is already."""
+    """Call ``function(module)`` once module `name` is imported; engines start with none of these modules."""
     _install()
     _finder.after[name] = function
-    if name in sys.modules:
-        function(sys.modules[name])
 
 
 def _install() -> None:

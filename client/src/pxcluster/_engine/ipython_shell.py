@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+import zlib
 from typing import Any
 
 from IPython.core.compilerop import CachingCompiler
@@ -21,6 +22,14 @@ from .display import EngineDisplayHook, EngineDisplayPublisher
 class EngineCompiler(CachingCompiler):
     """Knows the cells of the client besides those of the engine, for tracebacks."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.reset_compiler_flags()  # nobody will complete the input: say what is wrong with it
+
+    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+        """A name like that of a file, as Jupyter kernels give their cells: tracebacks then look the same."""
+        return f"/tmp/pxcluster_{os.getpid()}/{number}_{zlib.crc32(raw_code.encode(errors='replace')):08x}.py"
+
     def format_code_name(self, name: str) -> tuple[str, str] | None:
         """("Cell", "In[5]") for the file name of a cell, None for other names."""
         own: tuple[str, str] | None = super().format_code_name(name)
@@ -34,6 +43,8 @@ class EngineShell(InteractiveShell):
     displayhook_class = Type(EngineDisplayHook)
     display_pub_class = Type(EngineDisplayPublisher)
 
+    displayhook: Any
+    history_manager: Any
     _depth = 0
     _memory: dict[str, Any]
 
@@ -55,6 +66,11 @@ class EngineShell(InteractiveShell):
         self.displayhook.outcome = None
         return outcome
 
+    def renew(self) -> None:
+        """Put IPython's own names (In, Out, get_ipython, _ …) into the namespace."""
+        self.user_ns.update({"_": "", "__": "", "___": ""})
+        self.init_user_ns()  # type: ignore[no-untyped-call, unused-ignore]
+
     def forget(self) -> None:
         """Let go of cached outputs, of In and of what ``from __future__ import`` set."""
         self.displayhook.flush()
@@ -67,7 +83,7 @@ class EngineShell(InteractiveShell):
         """As IPython's; counts how deep cells run inside cells."""
         self._depth += 1
         try:
-            return super().run_cell(*args, **kwargs)
+            return super().run_cell(*args, **kwargs)  # type: ignore[no-untyped-call, unused-ignore]
         finally:
             self._depth -= 1
 
@@ -132,5 +148,5 @@ def make_shell() -> EngineShell:
     config.HistoryManager.hist_file = ":memory:"
     config.InteractiveShell.colors = "nocolor" if os.environ.get("NO_COLOR") else "neutral"
     shell: EngineShell = EngineShell.instance(config=config, user_module=sys.modules["__main__"])
-    shell.init_user_ns()
+    shell.renew()
     return shell

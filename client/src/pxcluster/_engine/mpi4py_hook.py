@@ -25,8 +25,8 @@ def install() -> None:
 def _check() -> None:
     if not state.host.thread_multiple:
         raise ImportError(
-            "mpi4py cannot be used on this engine, because this MPI library does not grant MPI_THREAD_MULTIPLE and the "
-            "engine's own communication runs in another thread: start the cluster with an MPI built with thread support",
+            "mpi4py cannot be used on this engine, because the engine talks MPI in another thread and this MPI library "
+            "does not grant MPI_THREAD_MULTIPLE: start the cluster with an MPI built for threads",
             name="mpi4py",
         )
 

@@ -23,18 +23,19 @@ def get() -> EngineShell:
     global _shell, _creating
     if _shell is None:
         _creating = True
+        python = sys.executable
         try:
             from .ipython_shell import make_shell
 
             _shell = make_shell()
         except ImportError as error:
-            if error.name is None or error.name.partition(".")[0] not in ("IPython", "traitlets"):
+            if (error.name or "").partition(".")[0] not in ("IPython", "traitlets"):
                 raise
             raise ImportError(
-                f"code cannot be executed on engine {state.host.engine_id}, because its Python ({sys.executable}) has no "
-                "IPython: pip install ipython there",
+                f"engine {state.host.engine_id} cannot execute code, because its Python ({python}) has no IPython: "
+                "pip install ipython there",
                 name="IPython",
-            ) from error
+            ) from None
         finally:
             _creating = False
     return _shell
@@ -61,7 +62,7 @@ def forget_names() -> None:
 def renew_names() -> None:
     """After the user's names were removed: put IPython's own back."""
     if _shell is not None:
-        _shell.init_user_ns()
+        _shell.renew()
 
 
 def watch_imports() -> None:

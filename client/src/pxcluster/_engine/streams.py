@@ -102,8 +102,8 @@ class Stream(io.TextIOBase):
             state.host.output(state.token or 0, state.task, self._name, data)
         if state.output_left < 0:
             _notice(
-                f"engine {state.host.engine_id} wrote more than {_limit} bytes of output in one request and drops the rest; "
-                f"{_VARIABLE} sets this limit, in bytes"
+                f"engine {state.host.engine_id} wrote more than {_limit} bytes of output in one request and drops "
+                f"the rest; {_VARIABLE} sets this limit, in bytes"
             )
 
 
@@ -172,4 +172,4 @@ def _no_input(_prompt: Any = "", /) -> Never:
 
 
 def _nowhere() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (lives as long as the process)
+    return open(os.devnull, "w", encoding="utf-8")

@@ -15,6 +15,7 @@ from .state import state
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 _OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -126,7 +127,8 @@ def _by_ipython(error: BaseException) -> str | None:
     if own is not None:
         lines = own()
     elif isinstance(error, SyntaxError) and error.__traceback__ is None:
-        lines = engine_shell.SyntaxTB.structured_traceback(type(error), error, [])
+        syntax_renderer: Any = engine_shell.SyntaxTB
+        lines = syntax_renderer.structured_traceback(type(error), error, [])
     else:
         lines = engine_shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__, tb_offset=0)
     text: str = engine_shell.InteractiveTB.stb2text(lines)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
+import sys
 from pickle import dumps as _c_dumps
 
 from . import _pickler
@@ -12,13 +12,15 @@ from ._errors import explain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from typing_extensions import Buffer
 
     Dumper = Callable[[object, "_pickler.OutOfBand | None"], bytes]
 
 # Values of exactly these types pickle the same way under every rule, so the C function takes them without asking.
-_PLAIN = frozenset({int, float, str, bytes, bool, complex, type(None)})
+# numpy's numbers join them when the first one is met.
+_PLAIN: set[type] = {int, float, str, bytes, bool, complex, type(None)}
 _all_plain = _PLAIN.issuperset
 
 _dumper: Dumper = _pickler.dump
@@ -49,18 +51,34 @@ def loads(buffers: Sequence[Buffer]) -> object:
     return pickle.loads(buffers[0], buffers=[bytearray(view) if view.readonly else view for view in rest])
 
 
-def dumps_task(obj: object) -> bytes:
+def dumps_task(obj: Any) -> bytes:
     """Pickle `obj`, one item or result of a map, into one bytes object; :func:`loads_task` is its inverse.
 
     Raises SerializationError, which names the object that cannot travel.
     """
     kind = type(obj)
-    if kind in _PLAIN or ((kind is tuple or kind is list) and _all_plain(map(type, obj))):  # type: ignore[call-overload]
+    if (
+        kind in _PLAIN
+        or ((kind is tuple or kind is list) and _all_plain(map(type, obj)))
+        or (kind is dict and _all_plain(map(type, obj)) and _all_plain(map(type, obj.values())))
+        or _is_number_of_numpy(kind)
+    ):
         return _c_dumps(obj, 5)
     try:
         return _dumper(obj, None)
     except Exception as error:
         raise explain(obj, error, _dumper) from error
+
+
+def _is_number_of_numpy(kind: type) -> bool:
+    """Whether `kind` is a scalar type of numpy's, such as float64; if so it counts as plain from now on."""
+    if kind.__module__ != "numpy":
+        return False
+    numpy: Any = sys.modules["numpy"]
+    if not issubclass(kind, numpy.number | numpy.bool_):
+        return False
+    _PLAIN.add(kind)
+    return True
 
 
 def use_pickle() -> None:
@@ -75,7 +93,9 @@ def use_cloudpickle() -> None:
 
 def use_dill() -> None:
     """From now on this process pickles with dill. ImportError: dill is not installed here."""
-    if importlib.util.find_spec("dill") is None:
+    from importlib.util import find_spec
+
+    if find_spec("dill") is None:
         raise ImportError("use_dill() needs the package dill, which is not installed: pip install dill", name="dill")
     _use(_pickler.dump_dill)
 
