@@ -10,6 +10,7 @@ use crate::interfaces;
 use crate::listener::{Inbox, ListenError, Notice, Sockets};
 use crate::maps::{self, Maps};
 use bytes::Bytes;
+use nix::unistd::Pid;
 use pxcluster_protocol::codec::{self, CodecError};
 use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::to_client::{EngineInfo, ToClient, Welcome};
@@ -75,6 +76,8 @@ pub enum Ended {
     Together,
     /// Some engine did not end in time; the job must be ended under it.
     Alone,
+    /// The MPI launcher has ended the process that it knows as rank 0; MPI cannot be used any more.
+    Orphaned,
 }
 
 /// What an engine has sent, for the actions that hand it on.
@@ -101,6 +104,8 @@ pub struct Controller<T: Transport> {
     /// Set while the cluster stops.
     deadline: Option<Instant>,
     ready_at: Instant,
+    /// Who started this process.
+    parent: Pid,
     actions: Vec<Action>,
 }
 
@@ -119,6 +124,7 @@ impl<T: Transport> Controller<T> {
             ended: EngineSet::default(),
             deadline: None,
             ready_at: Instant::now(),
+            parent: nix::unistd::getppid(),
             actions: Vec::new(),
         }
     }
@@ -168,6 +174,9 @@ impl<T: Transport> Controller<T> {
             if let Some(deadline) = self.deadline {
                 if self.ended.len() >= size as usize && self.transport.is_drained() {
                     return Ok(Ended::Together);
+                }
+                if nix::unistd::getppid() != self.parent {
+                    return Ok(Ended::Orphaned);
                 }
                 if Instant::now() >= deadline {
                     return Ok(Ended::Alone);

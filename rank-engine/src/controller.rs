@@ -1,4 +1,5 @@
 //! Rank 0: tells the engines what to embed, then runs the controller.
+#![allow(unsafe_code, reason = "_exit")]
 
 use crate::cli::Flags;
 use crate::python::Probe;
@@ -39,6 +40,8 @@ pub(crate) fn run(world: &World, flags: &Flags, probe: Probe) -> anyhow::Result<
     match Controller::new(transport, settings, files).run(lock)? {
         Ended::Together => Ok(ExitCode::SUCCESS),
         Ended::Alone => world.abort(0),
+        // SAFETY: ends the process without MPI_Finalize, which would wait for ranks that are gone.
+        Ended::Orphaned => unsafe { libc::_exit(1) },
     }
 }
 

@@ -62,7 +62,9 @@ pub(crate) fn clean_up_after_a_crash(cluster_id: &str) -> anyhow::Result<()> {
     // SAFETY: the process has one thread, so the child may do anything.
     match unsafe { fork() }.context("rank 0 cannot be forked")? {
         ForkResult::Child => {
-            // The controller must not outlive the process that mpirun knows.
+            // mpirun's SIGKILL often follows its SIGTERM at once, and goes to the parent's process group. The controller is
+            // in a group of its own, and told of its parent's end by a SIGTERM, so that it can clean up in both cases.
+            nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).context("setpgid")?;
             nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).context("prctl")?;
             Ok(())
         }

@@ -284,7 +284,13 @@ impl State {
                 None
             }
             Work::Tasks { key, range } => {
-                let items = self.items(key, &range)?;
+                let Some(items) = self.items(key, &range) else {
+                    // The machine knows no task whose items have not arrived; keep the promise of an answer all the same.
+                    tracing::error!("tasks {range:?} of {key} have no items");
+                    let event = EngineEvent::TasksFinished { key, tasks: range.len(), busy: 0.0 };
+                    self.machine.handle(event);
+                    return self.prepare(Work::AbortedTasks { key, range });
+                };
                 let function = self.maps.get_mut(&key).and_then(|map| map.function.take());
                 let first = range.start;
                 Some(Piece::Tasks { token: self.start(Running::Tasks { key, range }), key, function, first, items })

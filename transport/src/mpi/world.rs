@@ -9,6 +9,9 @@ use mpi::ffi;
 use mpi::topology::{Color, SimpleCommunicator};
 use mpi::traits::*;
 use pxcluster_protocol::Rank;
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The MPI job of this process. Dropping it finalises MPI.
@@ -54,7 +57,9 @@ impl World {
         })?;
         let color = if world.rank() == 0 { Color::undefined() } else { Color::with_value(1) };
         let engines = world.split_by_color(color);
-        let (doorbells, local) = share_doorbells(&control)?;
+        let node = control.split_shared(control.rank());
+        let (doorbells, local) = share_doorbells(&control, &node)?;
+        unlink_shared_memory(&node);
         Ok(Self { universe, threads, control, engines, doorbells: Arc::new(doorbells), local: local.into() })
     }
 
@@ -103,8 +108,10 @@ pub fn library_version() -> String {
 }
 
 /// Maps the node's doorbells in all its ranks. Collective.
-fn share_doorbells(control: &SimpleCommunicator) -> Result<(Doorbells, Vec<bool>), TransportError> {
-    let node = control.split_shared(control.rank());
+fn share_doorbells(
+    control: &SimpleCommunicator,
+    node: &SimpleCommunicator,
+) -> Result<(Doorbells, Vec<bool>), TransportError> {
     let mut ranks = vec![0i32; node.size() as usize];
     node.all_gather_into(&control.rank(), &mut ranks[..]);
     let size = control.size() as u32;
@@ -126,4 +133,39 @@ fn share_doorbells(control: &SimpleCommunicator) -> Result<(Doorbells, Vec<bool>
     let mut local = vec![false; size as usize];
     ranks.into_iter().for_each(|rank| local[rank as usize] = true);
     Ok((doorbells?, local))
+}
+
+/// Unlinks the files in `/dev/shm` that MPI has made for this node's ranks, once all of them have mapped all files, so that
+/// nothing is left there however the job ends. Where that cannot be told, MPI's own clean-up has to do. Collective.
+fn unlink_shared_memory(node: &SimpleCommunicator) {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let files = mapped_files(&maps);
+    let mut hasher = std::hash::DefaultHasher::new();
+    files.hash(&mut hasher);
+    let mine = hasher.finish();
+    let mut all = vec![0u64; node.size() as usize];
+    node.all_gather_into(&mine, &mut all[..]);
+    if node.rank() == 0 && all.iter().all(|other| *other == mine) {
+        files.into_iter().for_each(|file| doorbell::unlink(Path::new(file)));
+    }
+}
+
+/// Paths below `/dev/shm` in the text of `/proc/self/maps`.
+fn mapped_files(maps: &str) -> BTreeSet<&str> {
+    let paths = maps.lines().filter_map(|line| line.find("/dev/shm/").map(|at| &line[at..]));
+    paths.filter(|path| !path.ends_with(" (deleted)")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_in_memory_are_found_once_and_deleted_ones_are_not() {
+        let maps = "7f00-7f01 rw-s 00000000 00:1b 5    /dev/shm/vader_segment.vm.0.1.0\n\
+                    7f01-7f02 rw-s 00001000 00:1b 5    /dev/shm/vader_segment.vm.0.1.0\n\
+                    7f02-7f03 rw-s 00000000 00:1b 6    /dev/shm/pxcluster-bells-1 (deleted)\n\
+                    7f03-7f04 r-xp 00000000 08:01 7    /usr/lib/libc.so.6\n";
+        assert_eq!(mapped_files(maps).into_iter().collect::<Vec<_>>(), ["/dev/shm/vader_segment.vm.0.1.0"]);
+    }
 }
