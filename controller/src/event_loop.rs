@@ -13,9 +13,9 @@ use bytes::Bytes;
 use nix::unistd::Pid;
 use pxcluster_protocol::codec::{self, CodecError};
 use pxcluster_protocol::connection::ConnectionFile;
+use pxcluster_protocol::from_client::DirectKind;
 use pxcluster_protocol::to_client::{EngineInfo, ToClient, Welcome};
 use pxcluster_protocol::to_controller::ToController;
-use pxcluster_protocol::from_client::DirectKind;
 use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, ToEngine};
 use pxcluster_protocol::{EngineId, EngineSet, PROTOCOL_VERSION, Rank, RequestKey, Status, VERSION};
 use pxcluster_scheduler as scheduler;
@@ -207,7 +207,8 @@ impl<T: Transport> Controller<T> {
         })?;
         let (id, count) = (&self.settings.cluster_id, self.engines.len());
         let engines = if count == 1 { "engine" } else { "engines" };
-        let line = format!("pxcluster: cluster '{id}' is ready: {count} {engines}, connection file {}\n", path.display());
+        let line =
+            format!("pxcluster: cluster '{id}' is ready: {count} {engines}, connection file {}\n", path.display());
         let _closed_stderr = std::io::stderr().write_all(line.as_bytes());
         Ok(())
     }
@@ -326,9 +327,10 @@ impl<T: Transport> Controller<T> {
             }
             Action::Deliver { key, accepted } => {
                 let frame = answer.engine.and_then(|engine| maps::results_frame(engine, &answer.body, &accepted));
-                match frame {
-                    Some(buffers) => self.clients.send(key.client, &ToClient::Results { id: key.request }, buffers),
-                    None => tracing::error!("results of {key} are malformed"),
+                if let Some(buffers) = frame {
+                    self.clients.send(key.client, &ToClient::Results { id: key.request }, buffers);
+                } else {
+                    tracing::error!("results of {key} are malformed");
                 }
             }
             Action::TasksAborted { key, tasks } => self.tell_not_run(key, tasks, Status::Aborted, &[]),

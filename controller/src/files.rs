@@ -26,7 +26,9 @@ pub struct ClusterLock {
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
     /// Another controller holds the lock.
-    #[error("a cluster named '{0}' is running already: stop it with `pxcluster stop --cluster-id {0}`, or choose another name with --cluster-id")]
+    #[error(
+        "a cluster named '{0}' is running already: stop it with `pxcluster stop --cluster-id {0}`, or choose another name with --cluster-id"
+    )]
     Taken(String),
     /// A directory that others could tamper with.
     #[error("{path} belongs to user {owner} and not to you; remove it, or set {variable} to a directory of your own")]
@@ -42,7 +44,9 @@ pub enum FilesError {
     #[error("cannot tell where to keep the connection file: set HOME or PXCLUSTER_DIR")]
     NoHome,
     /// The path of the socket is longer than the system allows.
-    #[error("the socket path {0} is too long for a Unix socket; set XDG_RUNTIME_DIR to a shorter directory or choose a shorter --cluster-id")]
+    #[error(
+        "the socket path {0} is too long for a Unix socket; set XDG_RUNTIME_DIR to a shorter directory or choose a shorter --cluster-id"
+    )]
     SocketPathTooLong(PathBuf),
     /// Anything else that the system refuses.
     #[error("cannot use {path}: {source}")]
@@ -112,7 +116,10 @@ impl ClusterFiles {
                 Ok(lock) => Some(lock),
                 Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Err(FilesError::Taken(self.cluster_id.clone())),
                 Err((_, error)) => {
-                    tracing::warn!("{} cannot be locked ({error}): two clusters of one name will not be noticed", path.display());
+                    tracing::warn!(
+                        "{} cannot be locked ({error}): two clusters of one name will not be noticed",
+                        path.display()
+                    );
                     None
                 }
             };

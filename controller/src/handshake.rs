@@ -1,8 +1,8 @@
 //! Who may talk to the controller: the first frame of a connection, judged without any side effect.
 
 use pxcluster_protocol::PROTOCOL_VERSION;
-use pxcluster_protocol::from_client::{FromClient, Hello};
 use pxcluster_protocol::frame::{Frame, FrameError};
+use pxcluster_protocol::from_client::{FromClient, Hello};
 use subtle::ConstantTimeEq;
 
 /// Why a connection is refused; the words go to the peer and to the log.

@@ -14,8 +14,8 @@ mod listener;
 mod maps;
 mod session;
 
-pub use event_loop::{Controller, ControllerError, Ended};
 pub use certificate::IdentityError;
+pub use event_loop::{Controller, ControllerError, Ended};
 pub use files::{ClusterFiles, ClusterLock, FilesError};
 pub use listener::ListenError;
 

@@ -93,7 +93,8 @@ pub(crate) struct Sockets {
 impl Sockets {
     /// Opens the TCP port and the Unix socket and serves them.
     pub(crate) fn open(port: u16, socket: &Path, identity: &Identity, inbox: Inbox) -> Result<Self, ListenError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ListenError::Thread)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ListenError::Thread)?;
         let inside = runtime.enter();
         let bound = std::net::TcpListener::bind(("0.0.0.0", port)).and_then(|tcp| {
             tcp.set_nonblocking(true)?;

@@ -24,7 +24,7 @@ pub(crate) struct Maps {
 pub(crate) enum MapError {
     #[error("a map has {0} buffers and needs three: function, offsets, items")]
     Buffers(usize),
-    #[error("the offset table of {tasks} tasks must be {expected} bytes long and is {got}", expected = 8 * (*tasks as u64 + 1))]
+    #[error("the offset table of {tasks} tasks must be {expected} bytes long and is {got}", expected = 8 * (u64::from(*tasks) + 1))]
     TableLength { tasks: u32, got: usize },
     #[error("the offset table does not rise from 0 to the {0} bytes of the items")]
     TableValues(usize),

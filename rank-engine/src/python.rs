@@ -30,15 +30,23 @@ pub(crate) enum PythonError {
     NotStarted { program: String, source: io::Error },
     #[error("{program} does not answer as a Python interpreter does: {words}")]
     NoAnswer { program: String, words: String },
-    #[error("{program} is Python {version}, and engines need CPython 3.11 or newer: activate another environment or name one with --python")]
+    #[error(
+        "{program} is Python {version}, and engines need CPython 3.11 or newer: activate another environment or name one with --python"
+    )]
     TooOld { program: String, version: String },
-    #[error("{program} is a free-threaded build of Python {version}, which engines cannot embed: use the ordinary build")]
+    #[error(
+        "{program} is a free-threaded build of Python {version}, which engines cannot embed: use the ordinary build"
+    )]
     FreeThreaded { program: String, version: String },
     #[error("{program} is {implementation}, and engines embed CPython only: name a CPython with --python")]
     NotCPython { program: String, implementation: String },
-    #[error("Python {version} at {program} has no shared library (libpython{minor}.so): install it (Debian: apt-get install libpython{minor}) or use a Python built with --enable-shared")]
+    #[error(
+        "Python {version} at {program} has no shared library (libpython{minor}.so): install it (Debian: apt-get install libpython{minor}) or use a Python built with --enable-shared"
+    )]
     NoLibrary { program: String, version: String, minor: String },
-    #[error("the pxcluster package is not installed for {program}: activate the environment that has it, or run `{program} -m pip install` of pxcluster there")]
+    #[error(
+        "the pxcluster package is not installed for {program}: activate the environment that has it, or run `{program} -m pip install` of pxcluster there"
+    )]
     NoPackage { program: String },
 }
 

@@ -83,7 +83,9 @@ pub enum TransportError {
         from: Rank,
     },
     /// The node's shared memory file cannot be made or mapped.
-    #[error("cannot make the doorbells in {path}: {source}; make room there or set PXCLUSTER_SHM_DIR to another directory in memory")]
+    #[error(
+        "cannot make the doorbells in {path}: {source}; make room there or set PXCLUSTER_SHM_DIR to another directory in memory"
+    )]
     SharedMemory {
         /// The file.
         path: String,

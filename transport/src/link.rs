@@ -66,8 +66,7 @@ pub struct Link {
 impl Link {
     /// Queues a message.
     pub fn push(&mut self, head: Bytes, body: Vec<Bytes>) {
-        let chunks: VecDeque<Bytes> =
-            std::iter::once(head).chain(body).filter(|chunk| !chunk.is_empty()).collect();
+        let chunks: VecDeque<Bytes> = std::iter::once(head).chain(body).filter(|chunk| !chunk.is_empty()).collect();
         let left = chunks.iter().map(Bytes::len).sum();
         self.queue.push_back(Outgoing { chunks, left, started: false });
     }
@@ -215,8 +214,8 @@ mod tests {
         let mut sent: [VecDeque<Vec<u8>>; 2] = Default::default();
         let mut waiting = messages.map(VecDeque::from);
         let mut seed = 1u8;
-        let mut step = |side: usize, action: u8, links: &mut [Link; 2], wires: &mut [VecDeque<(Kind, Bytes)>; 2]| {
-            match action {
+        let mut step =
+            |side: usize, action: u8, links: &mut [Link; 2], wires: &mut [VecDeque<(Kind, Bytes)>; 2]| match action {
                 0 => {
                     if let Some(sizes) = waiting[side].pop_front() {
                         seed = seed.wrapping_mul(5).wrapping_add(3);
@@ -239,8 +238,7 @@ mod tests {
                         assert_eq!(Some(message.to_vec()), sent[side].pop_front());
                     }
                 }
-            }
-        };
+            };
         for &choice in steps {
             step(usize::from(choice & 1), (choice >> 1) % 3, &mut links, &mut wires);
         }

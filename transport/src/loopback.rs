@@ -10,10 +10,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Fragments under way to one rank, with their sender.
+/// A fragment and its sender.
+type Arrival = (Rank, Kind, Bytes);
+
+/// Fragments under way to one rank, and whether its bell has been rung.
 #[derive(Debug, Default)]
 struct Mailbox {
-    state: Mutex<(VecDeque<(Rank, Kind, Bytes)>, bool)>,
+    state: Mutex<(VecDeque<Arrival>, bool)>,
     bell: Condvar,
 }
 
@@ -79,7 +82,8 @@ impl Transport for Loopback {
 
     fn receive(&mut self) -> Result<Option<(Rank, Bytes)>, TransportError> {
         loop {
-            let next = self.world[self.rank.0 as usize].state.lock().unwrap_or_else(PoisonError::into_inner).0.pop_front();
+            let next =
+                self.world[self.rank.0 as usize].state.lock().unwrap_or_else(PoisonError::into_inner).0.pop_front();
             let Some((from, kind, fragment)) = next else { return Ok(None) };
             let message = self.links[from.0 as usize].accept(kind, fragment);
             self.flush();

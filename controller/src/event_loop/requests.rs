@@ -77,14 +77,19 @@ impl<T: Transport> Controller<T> {
         let Some(targets) = targets else {
             let alive = self.scheduler.engines();
             if alive.is_empty() {
-                let hint = "This operation requires engines. Try client.wait_for_engines(n) to wait for engines to register.";
+                let hint =
+                    "This operation requires engines. Try client.wait_for_engines(n) to wait for engines to register.";
                 self.fail(key, "NoEnginesRegistered", hint.to_owned());
                 return None;
             }
             return Some(alive);
         };
         if let Some(gone) = targets.iter().find(|engine| !self.engines.contains_key(engine)) {
-            self.fail(key, "EngineError", format!("engine {gone} does not exist or has died; rc.ids lists those alive"));
+            self.fail(
+                key,
+                "EngineError",
+                format!("engine {gone} does not exist or has died; rc.ids lists those alive"),
+            );
             return None;
         }
         if targets.is_empty() {

@@ -3,6 +3,7 @@
 //! The module has one function, `run(address)`, which the rank program calls by `python -c`. It wraps the program's
 //! functions in a `Runtime` and hands that to `pxcluster._engine.main.main`. It never calls MPI.
 #![allow(unsafe_code, reason = "the other side of a C interface, and the buffer protocol")]
+#![allow(clippy::needless_pass_by_value, reason = "pyo3 hands arguments over by value")]
 
 mod buffer;
 

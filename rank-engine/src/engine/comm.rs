@@ -49,7 +49,8 @@ pub(super) fn run(mut transport: MpiTransport, shared: &Shared) -> anyhow::Resul
             idle = false;
             send(&mut transport, Rank::CONTROLLER, &header, body)?;
         }
-        if due.is_none() && idle
+        if due.is_none()
+            && idle
             && let Some(status) = shared.ended()
         {
             return say_goodbye(transport, announced, ending.is_some(), status);

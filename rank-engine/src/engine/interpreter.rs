@@ -20,7 +20,9 @@ pub(super) struct Embedded {
 /// An interpreter that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
-    #[error("{path} cannot be loaded on this host: {source}; install the same Python on every host, or start with --python naming one that all hosts have")]
+    #[error(
+        "{path} cannot be loaded on this host: {source}; install the same Python on every host, or start with --python naming one that all hosts have"
+    )]
     Library {
         /// The shared library.
         path: String,

@@ -7,7 +7,7 @@ use mpi::Threading;
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::topology::{Color, SimpleCommunicator};
-use mpi::traits::*;
+use mpi::traits::{AsRaw, Communicator, CommunicatorCollectives, Root};
 use pxcluster_protocol::Rank;
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
@@ -32,7 +32,9 @@ pub enum WorldError {
     #[error("MPI is already initialised in this process")]
     AlreadyInitialised,
     /// MPI allows calls from the main thread only.
-    #[error("this MPI allows no calls from a second thread; start with an MPI that grants at least MPI_THREAD_SERIALIZED")]
+    #[error(
+        "this MPI allows no calls from a second thread; start with an MPI that grants at least MPI_THREAD_SERIALIZED"
+    )]
     NoThreads,
     /// Something about the node.
     #[error(transparent)]

@@ -1,0 +1,1 @@
+"""The systems that pxcluster is measured beside."""

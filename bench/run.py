@@ -1,0 +1,197 @@
+"""Measures pxcluster and its peers in turn, several rounds, and prints one table.
+
+Each round starts, measures and ends one system after the other, so that nothing else of them runs meanwhile.
+Writes bench/out/bench.json and bench/out/bench.png. Ends with 1 when a requirement is not met or a measurement fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import report
+from processes import Job, MeasurementError, figures, wait_for_end
+from rows import BARE, FUTURES, IPYPARALLEL, NAMES, OURS, SPECS, make_rows
+from session import CLUSTERS
+
+HERE = Path(__file__).resolve().parent
+OUT = HERE / "out"
+
+ENGINES = 4
+ALL_TASKS = 20_000
+SAMPLE_TASKS = 2_000
+#: Seconds after which a measurement of one system is given up.
+PATIENCE = 420.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is measured."""
+
+    rounds: int
+    calls: int
+    ipyparallel_tasks: int
+    idle_seconds: float
+
+
+FULL = Settings(rounds=3, calls=500, ipyparallel_tasks=ALL_TASKS, idle_seconds=20)
+QUICK = Settings(rounds=1, calls=100, ipyparallel_tasks=SAMPLE_TASKS, idle_seconds=10)
+
+
+@dataclass
+class Bench:
+    """Starts systems and collects their figures."""
+
+    settings: Settings
+    directory: Path
+    samples: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        sockets = self.directory / "run"
+        sockets.mkdir(mode=0o700)
+        self._environment = {
+            **os.environ,
+            "TMPDIR": str(self.directory),
+            "XDG_RUNTIME_DIR": str(sockets),
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._measuring = {**self._environment, "PYTHONPATH": str(HERE)}
+
+    def measure(self, system: str, names: list[str], engines: int) -> None:
+        """Runs one system once and adds its figures for the rows of these names."""
+        names = [name for name in names if any(spec.name == name and system in (OURS, spec.peer) for spec in SPECS)]
+        if not names:
+            return
+        print(f"  {system}, {engines} engines: {', '.join(names)}", file=sys.stderr, flush=True)
+        try:
+            if system == BARE:
+                found = self._bare(names, engines)
+            elif system == FUTURES:
+                found = self._futures(names, engines)
+            else:
+                found = self._cluster(system, names, engines)
+        except (MeasurementError, OSError) as error:
+            self.failures.append(f"{system}, {', '.join(names)}: {error}")
+            return
+        for name in names:
+            if name in found:
+                self.samples[system][name].append(found[name])
+
+    def _read(self, system: str, job: Job, cluster: Job | None = None) -> dict[str, float]:
+        """The figures of a measuring program, and those it printed before it failed."""
+        try:
+            wait_for_end(job, PATIENCE, while_running=cluster)
+        except MeasurementError as error:
+            found = figures(job)
+            self.failures.append(f"{system}, after {', '.join(found) or 'nothing'}: {error}")
+            return found
+        return figures(job)
+
+    def _sizes(self, names: list[str], engines: int, tasks: int) -> list[str]:
+        sizes = {
+            "rows": ",".join(names),
+            "engines": engines,
+            "calls": self.settings.calls,
+            "tasks": tasks,
+            "idle-seconds": self.settings.idle_seconds,
+        }
+        return [f"--{name}={value}" for name, value in sizes.items()]
+
+    def _cluster(self, system: str, names: list[str], engines: int) -> dict[str, float]:
+        cluster = CLUSTERS[system]
+        tasks = ALL_TASKS if system == OURS else self.settings.ipyparallel_tasks
+        directory = Path(tempfile.mkdtemp(dir=self.directory))
+        own = cluster.environment(directory)
+
+        def stop(process: subprocess.Popen[bytes]) -> None:
+            cluster.stop(process, directory)
+
+        with Job(cluster.command(engines), {**self._environment, **own}, directory / "cluster.log", stop) as job:
+            command = [
+                sys.executable,
+                str(HERE / "session.py"),
+                f"--system={system}",
+                f"--directory={directory}",
+                f"--mark={job.mark}",
+                f"--spawned={job.spawned!r}",
+                f"--sample={SAMPLE_TASKS}",
+                *self._sizes(names, engines, tasks),
+            ]
+            with Job(command, {**self._measuring, **own}, directory / "session.log") as session:
+                return self._read(system, session, job)
+
+    def _futures(self, names: list[str], engines: int) -> dict[str, float]:
+        peer = str(HERE / "peers" / "mpi4py_futures_peer.py")
+        command = ["mpirun", "-n", str(engines + 1), sys.executable, "-m", "mpi4py.futures", peer]
+        command += self._sizes(names, engines, ALL_TASKS)
+        with Job(command, self._measuring, self.directory / "futures.log") as job:
+            return self._read(FUTURES, job)
+
+    def _bare(self, names: list[str], engines: int) -> dict[str, float]:
+        command = ["mpirun", "-n", str(engines + 1), sys.executable, "-c", "import mpi4py.MPI"]
+        with Job(command, self._environment, self.directory / "bare.log") as job:
+            wait_for_end(job, PATIENCE)
+            return {names[0]: job.elapsed()}
+
+    def run(self, names: list[str]) -> None:
+        """All rounds, each with another system first."""
+        systems = [IPYPARALLEL, FUTURES, BARE, OURS]
+        for system in CLUSTERS:  # no start pays for reading the files for the first time
+            subprocess.run([sys.executable, "-c", f"import {system}"], capture_output=True, check=False)
+        once = {"idle"}
+        for number in range(self.settings.rounds):
+            print(f"round {number + 1} of {self.settings.rounds}", file=sys.stderr, flush=True)
+            now = [name for name in names if number == 0 or name not in once]
+            for step in range(len(systems)):
+                system = systems[(number + step) % len(systems)]
+                self.measure(system, [name for name in now if name != "start-16"], ENGINES)
+                self.measure(system, [name for name in now if name == "start-16"], 16)
+
+
+def end(signum: int, _: object) -> NoReturn:
+    """Lets every `finally` run."""
+    raise SystemExit(128 + signum)
+
+
+def main() -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one round and fewer repetitions")
+    parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGHUP, end)
+    names: list[str] = options.only or NAMES
+    machine = report.describe_machine()
+    directory = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        bench = Bench(QUICK if options.quick else FULL, directory)
+        bench.run(names)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    machine["load after"] = f"{report.load():.2f}"
+
+    rows = make_rows(bench.samples, names)
+    OUT.mkdir(exist_ok=True)
+    report.write_json(OUT / "bench.json", machine, rows, bench.samples, bench.failures)
+    (OUT / "bench.png").unlink(missing_ok=True)
+    report.write_png(OUT / "bench.png", machine, rows)
+    print(", ".join(f"{name}: {value}" for name, value in machine.items()), end="\n\n")
+    print(report.table(rows))
+    for failure in bench.failures:
+        print(f"failed: {failure}")
+    return 0 if all(row.ok for row in rows) and not bench.failures else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

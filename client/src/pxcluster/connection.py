@@ -1,0 +1,134 @@
+"""The connection file: found, waited for and checked; then the byte channel it leads to."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import time
+
+from .error import VersionMismatch
+from .frames import PROTOCOL_VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from .channel import Channel
+
+_INTERVAL = 0.05
+_FIELDS = {"cluster_id": str, "key": str, "certificate": str, "addresses": list, "socket": str, "host": str, "pid": int}
+
+
+def directory() -> str:
+    """Where clusters keep their files: ``$PXCLUSTER_DIR``, or ``~/.pxcluster``."""
+    return os.environ.get("PXCLUSTER_DIR") or os.path.join(os.path.expanduser("~"), ".pxcluster")
+
+
+def path_of(cluster_id: str | None) -> str:
+    """The connection file of a cluster; None means ``$PXCLUSTER_CLUSTER_ID``, or ``default``."""
+    cluster_id = cluster_id or os.environ.get("PXCLUSTER_CLUSTER_ID") or "default"
+    if "/" in cluster_id or cluster_id.startswith("."):
+        raise ValueError(f"cluster id {cluster_id!r} is not usable: take letters, digits, '-', '_' and '.'")
+    return os.path.join(directory(), cluster_id, "connection.json")
+
+
+def shorten(path: str) -> str:
+    """`path` with ``~`` for the home directory."""
+    home = os.path.expanduser("~")
+    return "~" + path[len(home) :] if home != "/" and path.startswith(home + os.sep) else path
+
+
+def wait_for(path: str, timeout: float) -> dict[str, Any]:
+    """Read the connection file, waiting up to `timeout` seconds until it is there. OSError: it never was."""
+    deadline = time.monotonic() + timeout
+    told = False
+    while not os.path.exists(path):
+        if not told:
+            print(f"Waiting for connection file: {shorten(path)}")
+            told = True
+        if time.monotonic() >= deadline:
+            raise OSError(
+                f"Connection file {shorten(path)!r} not found.\n"
+                "You have attempted to connect to a pxcluster cluster but no controller could be found.\n"
+                "Please start one (pxcluster start -n 4) or name another with cluster_id=."
+            )
+        time.sleep(_INTERVAL)
+    return read(path)
+
+
+def read(path: str) -> dict[str, Any]:
+    """Read and check a connection file. OSError, ValueError or VersionMismatch, one sentence each."""
+    shown = shorten(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            status = os.fstat(file.fileno())
+            if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise PermissionError(
+                    f"connection file {shown} can be read by others, and whoever can read it can run code as you: "
+                    f"chmod 600 {shown}, and start the cluster again if somebody may have seen it"
+                )
+            content = json.load(file)
+    except PermissionError as problem:
+        if problem.errno is None:
+            raise
+        raise PermissionError(f"connection file {shown} cannot be read: {problem.strerror}") from None
+    except OSError as problem:
+        raise type(problem)(f"connection file {shown} cannot be read: {problem.strerror}") from None
+    except ValueError:
+        raise ValueError(f"connection file {shown} is not JSON; remove it and start the cluster again") from None
+    return check(content, shown)
+
+
+def check(content: Any, shown: str = "connection info") -> dict[str, Any]:
+    """The content of a connection file, if it has every field. ValueError or VersionMismatch."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{shown} is no JSON object; remove it and start the cluster again")
+    if content.get("protocol_version") != PROTOCOL_VERSION:
+        raise VersionMismatch(
+            f"{shown} is of protocol version {content.get('protocol_version')} (pxcluster {content.get('version')}), "
+            f"this client speaks version {PROTOCOL_VERSION}: start the cluster from the same environment"
+        )
+    for field, kind in _FIELDS.items():
+        if not isinstance(content.get(field), kind):
+            raise ValueError(f"{shown} has no usable field {field!r}; remove it and start the cluster again")
+    return content
+
+
+def connect(info: Mapping[str, Any], shown: str, timeout: float) -> Channel:
+    """Open the channel that `info` describes: the Unix socket on the same host, otherwise TLS to each address."""
+    from . import channel
+
+    problems: list[str] = []
+    same_host = info["host"] == socket.gethostname()
+    if same_host and info["socket"] and os.path.exists(info["socket"]):
+        try:
+            return channel.connect_unix(info["socket"], timeout)
+        except OSError as problem:
+            problems.append(f"{info['socket']}: {problem.strerror or problem}")
+    if same_host and _dead(info["pid"]):
+        raise ConnectionRefusedError(
+            f"connection file {shown} is stale: its controller (process {info['pid']} on {info['host']}) is gone; "
+            "start a cluster again"
+        )
+    for address in info["addresses"]:
+        try:
+            return channel.connect_tls(address, info["certificate"], timeout)
+        except (OSError, ValueError) as problem:
+            problems.append(f"{address}: {getattr(problem, 'strerror', None) or problem}")
+    raise ConnectionRefusedError(
+        f"no controller answers where connection file {shown} says (started on {info['host']}, process "
+        f"{info['pid']}); it is stale, or this host cannot reach it: " + "; ".join(problems)
+    )
+
+
+def _dead(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,139 @@
+"""Results of maps: one list, however the work was cut; iterable while it comes in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .asyncresult import AsyncResult
+from .requests import MapRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from .client import Client
+    from .requests import Request
+
+
+class AsyncMapResult(AsyncResult):
+    """The result of a map: a list as long as the input.
+
+    Iterating yields values as they arrive, in the order of the input or, with ``ordered=False``, of their arrival; it
+    raises the first failure it meets. ``len`` and ``progress`` count items.
+
+    `sizes`: number of items per slot when slots are chunks (their values are lists), None when each slot is an item.
+    `join`: makes the final value of the slots' values.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        requests: Sequence[Request],
+        *,
+        fname: str = "unknown",
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        sizes: Sequence[int] | None = None,
+        join: Callable[[Sequence[Any]], Any] | None = None,
+    ) -> None:
+        super().__init__(client, requests, fname=fname, return_exceptions=return_exceptions)
+        self.ordered = ordered
+        self._sizes = sizes
+        self._join = join
+
+    def _evaluate(self) -> None:
+        if self._success is None and len(self._requests) == 1 and isinstance(self._requests[0], MapRequest):
+            values = self._requests[0].values()
+            if values is not None:
+                self._result_cache = self._assemble(values)
+                self._success = True
+                return
+        super()._evaluate()
+
+    def _assemble(self, values: list[Any]) -> Any:
+        if self._join is not None:
+            return self._join(values)
+        if self._sizes is None:
+            return values
+        return [item for chunk in values for item in chunk]
+
+    def _assemble_with_exceptions(self, values: list[Any]) -> Any:
+        if self._sizes is None and self._join is None:
+            return values
+        flat: list[Any] = []
+        for (request, slot), value in zip(self._slots(), values, strict=True):
+            if request.outcome(slot)[0] and isinstance(value, list):
+                flat += value
+            else:
+                flat.append(value)
+        return flat
+
+    def __len__(self) -> int:
+        return super().__len__() if self._sizes is None else sum(self._sizes)
+
+    @property
+    def progress(self) -> int:
+        """Number of items that have been answered, of ``len(ar)``."""
+        finished = super().progress
+        if self._sizes is None:
+            return finished
+        return sum(size for size, (request, slot) in zip(self._sizes, self._slots(), strict=True) if request.slot_done(slot))
+
+    def _iterate(self) -> Iterator[Any]:
+        for index in self._ordered() if self.ordered else self._by_arrival():
+            value = self._value(index)
+            if self._chunked() and isinstance(value, list | tuple):
+                yield from value
+            else:
+                yield value
+
+    def _chunked(self) -> bool:
+        return self._sizes is not None or self._join is not None
+
+    def _ordered(self) -> Iterator[int]:
+        index = 0
+        for request in self._requests:
+            for slot in range(request.count):
+                if not request.slot_done(slot):
+                    self._wait_until(lambda: request.slot_done(slot), None)  # noqa: B023
+                yield index
+                index += 1
+
+    def _by_arrival(self) -> Iterator[int]:
+        if len(self._requests) == 1 and isinstance(self._requests[0], MapRequest):
+            yield from arrivals(self._requests[0], self._wait_until)
+            return
+        slots = self._slots()
+        left = dict.fromkeys(range(len(slots)))
+        while left:
+            ready = [index for index in left if slots[index][0].slot_done(slots[index][1])]
+            for index in ready:
+                del left[index]
+                yield index
+            if not ready:
+                self._wait_until(lambda: any(slots[index][0].slot_done(slots[index][1]) for index in left), None)
+
+    def _value(self, index: int) -> Any:
+        if len(self._requests) > 1:
+            return super()._value(index)
+        request = self._requests[0]
+        succeeded, value = request.outcome(index)
+        if not succeeded and not self._return_exceptions:
+            raise self._combine([index])
+        return value
+
+
+def arrivals(request: MapRequest, wait: Callable[[Callable[[], bool], float | None], bool]) -> Iterator[int]:
+    """The tasks of `request` in the order of their results, then those that will never have one."""
+    seen = 0
+    while seen < request.count:
+        if len(request.arrived) == seen:
+            if request.done:
+                break
+            wait(lambda: len(request.arrived) > seen or request.done, None)  # noqa: B023
+            continue
+        yield request.arrived[seen]
+        seen += 1
+    if seen < request.count:
+        answered = set(request.arrived)
+        yield from (slot for slot in range(request.count) if slot not in answered)

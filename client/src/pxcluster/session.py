@@ -1,0 +1,448 @@
+"""One connection to a cluster: requests go out, frames come in and fill them.
+
+Who reads. A thread that waits for something reads the socket itself (the leader); other threads that wait meanwhile
+(followers) sleep on a condition until the leader has dispatched something or leaves. When nobody waits, a daemon
+thread reads, so that callbacks run and results arrive; it polls beside the leader, finds the reader's lock taken and
+then keeps away until no leader has come for a few milliseconds. So a request costs no change of thread, and an idle
+client costs nothing.
+
+Locks. ``_reading``: held while bytes are received and dispatched, never while blocked by the daemon or while
+callbacks run. ``_sending``: numbering and writing of frames. A thread never takes ``_reading`` while it holds
+``_sending``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import threading
+import weakref
+from collections import deque
+from time import monotonic
+
+from . import __version__, frames
+from .error import ConnectionLost, RemoteEngineError, VersionMismatch, from_failure
+from .interrupt import guard
+from .requests import ControlRequest, DirectRequest, MapRequest, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from .channel import Channel
+    from .frames import Bytes, Header
+
+#: How long the daemon keeps away after it has met a leader, seconds.
+_PARKED = 0.01
+
+
+class Session:
+    """A connection after its handshake. All methods may be called from any thread of the process that made it."""
+
+    def __init__(self, channel: Channel, key: str, timeout: float) -> None:
+        self._channel = channel
+        self._decoder = frames.Decoder()
+        self._poller = select.poll()
+        self._poller.register(channel, select.POLLIN)
+        self._early: list[frames.Frame] = []
+        self._process = os.getpid()
+        self._closing: str | None = None
+        self._next_id = 0
+        self._pending: dict[int, Request] = {}
+        self._known: weakref.WeakValueDictionary[int, Request] = weakref.WeakValueDictionary()
+        self._reading = threading.Lock()
+        self._sending = threading.Lock()
+        self._changed = threading.Condition()
+        self._followers = 0
+        self._turns = 0
+        self._outbox: deque[memoryview] = deque()
+        self._callbacks: deque[Callable[[], None]] = deque()
+        #: Why the session is over, None while it is not.
+        self.lost: ConnectionLost | None = None
+        #: The engines that are alive: id -> {"id", "host", "pid"}.
+        self.engines: dict[int, dict[str, Any]] = {}
+        #: The engines that are gone: id -> reason.
+        self.gone: dict[int, str] = {}
+        self.welcome = self._greet(key, timeout)
+        self.name: str = self.welcome["session"]
+        self.cluster_id: str = self.welcome["cluster_id"]
+        self.engines = {engine["id"]: engine for engine in self.welcome["engines"]}
+        for header, buffers in self._early:
+            self._dispatch(header, buffers)
+        self._wake_receive, self._wake_send = os.pipe()
+        os.set_blocking(self._wake_send, False)
+        os.set_blocking(self._wake_receive, False)
+        self._daemon = threading.Thread(target=self._serve, name="pxcluster-client", daemon=True)
+        self._daemon.start()
+
+    # -- handshake -----------------------------------------------------------------------------------------------
+
+    def _greet(self, key: str, timeout: float) -> Header:
+        hello = {
+            "type": "hello",
+            "protocol_version": frames.PROTOCOL_VERSION,
+            "key": key,
+            "client_version": __version__,
+            "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+            "host": socket.gethostname(),
+            "pid": self._process,
+            "session": None,
+        }
+        self._outbox.extend(memoryview(piece) for piece in frames.encode(hello))
+        if not self._channel.send(self._outbox):
+            raise ConnectionError("the controller does not take the handshake")
+        deadline = monotonic() + timeout
+        answer: Header | None = None
+        while answer is None:
+            left = deadline - monotonic()
+            if left <= 0 or not self._poller.poll(1000 * left):
+                raise TimeoutError(f"the controller has not answered within {timeout} seconds")
+            count = self._channel.recv_into(self._decoder.space())
+            if count == 0:
+                raise ConnectionResetError("the controller closed the connection during the handshake")
+            early = self._decoder.received(count or 0)
+            answer = next(early, (None,))[0]
+            self._early = list(early)
+        if answer["type"] == "refused":
+            raise ConnectionRefusedError(f"the controller refused this client: {answer['reason']}")
+        if answer["type"] != "welcome":
+            raise ConnectionError(f"the controller answered the handshake with {answer['type']!r}")
+        ours, theirs = hello["python"], str(answer["python"])
+        if ".".join(theirs.split(".")[:2]) != ours:
+            raise VersionMismatch(
+                f"this client runs Python {ours} but the engines of cluster {answer['cluster_id']!r} run Python "
+                f"{theirs} (on {answer['host']}): start the cluster from the same environment, or run this client "
+                f"with Python {theirs}"
+            )
+        return answer
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise what makes new requests impossible, if anything does."""
+        if self._process != os.getpid():
+            raise RuntimeError(
+                f"this Client was made by process {self._process} and cannot be used after a fork in process "
+                f"{os.getpid()}: make a new Client there"
+            )
+        if self.lost is not None:
+            raise self.lost
+
+    def submit(self, request: Request, header: Header, buffers: Sequence[Bytes] = ()) -> None:
+        """Number `request`, send it and keep it until it is answered. ``header["id"]`` is filled in."""
+        self.check()
+        main = guard.applies()
+        was_open = guard.hold() if main else False
+        try:
+            with self._sending:
+                if self.lost is not None:
+                    raise self.lost
+                self._next_id += 1
+                request.id = header["id"] = self._next_id
+                request.session = self.name
+                self._known[request.id] = request
+                self._pending[request.id] = request
+                self._outbox.extend(map(memoryview, frames.encode(header, buffers)))
+                self._flush(main)
+        finally:
+            if main:
+                guard.release(was_open)
+
+    def _flush(self, main: bool) -> None:
+        """Send the outbox. An interrupt leaves the rest of it to the daemon."""
+        try:
+            if self._channel.send(self._outbox):
+                return
+            poller = select.poll()
+            poller.register(self._channel, select.POLLOUT)
+            while True:
+                if main:
+                    guard.open()
+                poller.poll()
+                if main:
+                    guard.shut()
+                if self._channel.send(self._outbox):
+                    return
+        except OSError:
+            self._outbox.clear()
+            self._channel.shutdown()  # the reader finds the end of the stream and does the rest
+        except BaseException:
+            if main:
+                guard.shut()
+            self._wake()
+            raise
+
+    # -- waiting -------------------------------------------------------------------------------------------------
+
+    def wait(self, ready: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait until ``ready()``, at most `timeout` seconds (None: for ever); whether it is so.
+
+        Raises ConnectionLost if it can never be, and KeyboardInterrupt at once, in the main thread, on Ctrl-C.
+        """
+        if ready():
+            return True
+        if self._process != os.getpid():
+            self.check()
+        deadline = None if timeout is None else monotonic() + timeout
+        main = guard.applies()
+        was_open = guard.hold() if main else False
+        try:
+            while True:
+                left = None if deadline is None else max(0.0, deadline - monotonic())
+                if not self._reading.acquire(False):
+                    self._follow(ready, left, main)
+                else:
+                    try:
+                        if not ready() and self.lost is None:
+                            self._lead(left, main)
+                    finally:
+                        self._reading.release()
+                        if self._followers:
+                            self._notify()
+                if self._callbacks:
+                    self._run_callbacks(main)
+                if ready():
+                    return True
+                if self.lost is not None:
+                    raise self.lost
+                if left == 0.0:
+                    return False
+        finally:
+            if main:
+                guard.release(was_open)
+
+    def _lead(self, left: float | None, main: bool) -> None:
+        """Wait for bytes and dispatch them. Holds the reader's lock."""
+        self._turns += 1
+        try:
+            if main:
+                guard.open()
+            events = self._poller.poll(None if left is None else 1000 * left)
+        finally:
+            if main:
+                guard.shut()
+        if events:
+            self._read()
+
+    def _follow(self, ready: Callable[[], bool], left: float | None, main: bool) -> None:
+        """Sleep until the leader has dispatched something or leaves."""
+        try:
+            if main:
+                guard.open()
+            with self._changed:
+                self._followers += 1
+                try:
+                    # The leader looks at _followers after each dispatch and after it has left: whatever happened
+                    # before the line above is seen by the next one.
+                    if not ready() and self._reading.locked() and self.lost is None:
+                        self._changed.wait(left)
+                finally:
+                    self._followers -= 1
+        finally:
+            if main:
+                guard.shut()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _run_callbacks(self, main: bool) -> None:
+        try:
+            if main:
+                guard.open()
+            while True:
+                try:
+                    callback = self._callbacks.popleft()
+                except IndexError:
+                    return
+                callback()
+        finally:
+            if main:
+                guard.shut()
+            if self._callbacks:
+                self._wake()
+
+    # -- the daemon ----------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_send, b"\0")
+        except OSError:
+            pass  # full: it wakes anyway; closed: it has ended
+
+    def _serve(self) -> None:
+        """Read while nobody else does, and send what an interrupt left behind."""
+        poller = select.poll()
+        poller.register(self._wake_receive, select.POLLIN)
+        poller.register(self._channel, select.POLLIN)
+        while self.lost is None:
+            poller.modify(self._channel, select.POLLIN | (select.POLLOUT if self._outbox else 0))
+            events = dict(poller.poll())
+            if self._wake_receive in events:
+                os.read(self._wake_receive, 4096)
+            if self._outbox and self._sending.acquire(False):
+                try:
+                    self._channel.send(self._outbox)
+                except OSError:
+                    self._outbox.clear()
+                    self._channel.shutdown()
+                finally:
+                    self._sending.release()
+            if self._reading.acquire(False):
+                try:
+                    if self.lost is None and events.get(self._channel.fileno(), 0) & ~select.POLLOUT:
+                        self._read()
+                finally:
+                    self._reading.release()
+                    if self._followers:
+                        self._notify()
+            else:
+                self._park()
+            if self._callbacks:
+                self._run_callbacks(False)
+        self._run_callbacks(False)
+
+    def _park(self) -> None:
+        """Keep away while leaders come and go, but not while one is blocked: then there is nothing to poll for."""
+        turns = -1
+        while turns != self._turns and self.lost is None and not self._callbacks and not self._outbox:
+            turns = self._turns
+            with self._changed:
+                self._changed.wait(_PARKED)
+
+    # -- receiving -----------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Receive what is there and dispatch it. Holds the reader's lock."""
+        try:
+            while True:
+                count = self._channel.recv_into(self._decoder.space())
+                if count is None:
+                    break
+                if count == 0:
+                    self._lose("the connection to the controller ended")
+                    break
+                for header, buffers in self._decoder.received(count):
+                    self._dispatch(header, buffers)
+                if not self._channel.buffered:
+                    break
+        except OSError as problem:
+            self._lose(f"the connection to the controller broke: {problem.strerror or problem}")
+        except Exception as problem:
+            self._lose(f"the controller sent something unintelligible: {type(problem).__name__}: {problem}")
+        if self._followers:
+            self._notify()
+
+    def _dispatch(self, header: Header, buffers: list[Bytes]) -> None:
+        kind = header["type"]
+        if kind == "reply":
+            request = self._pending.get(header["id"])
+            if isinstance(request, DirectRequest):
+                self._settle(request, request.take_reply(header, buffers))
+        elif kind == "results":
+            request = self._pending.get(header["id"])
+            if isinstance(request, MapRequest):
+                self._settle(request, request.take_results(buffers))
+        elif kind == "output":
+            request = self._pending.get(header["id"]) or self._known.get(header["id"])
+            if request is not None:
+                slot = request.slot_of(header["engine"]) if isinstance(request, DirectRequest) else header["task"]
+                if slot is not None:
+                    request.take_output(slot, header["name"], str(buffers[0], "utf-8", "replace"))
+        elif kind == "failed":
+            self._finish(header["id"], from_failure(header["ename"], header["message"]), header)
+        elif kind in ("done", "status"):
+            self._finish(header["id"], None, header)
+        elif kind == "engines":
+            self._engines_changed(header)
+        elif kind == "closing":
+            self._lose(f"cluster {self.cluster_id!r} has stopped: {header['reason']}")
+
+    def _settle(self, request: Request, callbacks: list[Callable[[], None]]) -> None:
+        if callbacks:
+            self._callbacks.extend(callbacks)
+        if request.done:
+            self._pending.pop(request.id, None)
+
+    def _finish(self, number: int, failure: Exception | None, header: Header) -> None:
+        request = self._pending.pop(number, None)
+        if request is not None:
+            if isinstance(request, ControlRequest):
+                request.answer = header
+            self._callbacks.extend(request.finish(failure))
+
+    def _engines_changed(self, header: Header) -> None:
+        engines = dict(self.engines)
+        for engine in header["joined"]:
+            engines[engine["id"]] = engine
+            self.gone.pop(engine["id"], None)
+        for entry in header["lost"]:
+            number, reason = entry["id"], entry["reason"]
+            engines.pop(number, None)
+            self.gone[number] = reason
+            for request in list(self._pending.values()):
+                if isinstance(request, DirectRequest):
+                    lost = RemoteEngineError("EngineError", f"Engine {number} is gone: {reason}", None)
+                    self._settle(request, request.lose_engine(number, lost))
+        self.engines = engines
+
+    def _lose(self, reason: str) -> None:
+        """The end of the session: everything that waits fails now. Holds the reader's lock, or follows the daemon."""
+        if self.lost is not None:
+            return
+        self._channel.shutdown()  # first, so that a sender that is blocked lets go of its lock
+        with self._sending:
+            self.lost = ConnectionLost(self._closing or reason)
+            self.engines = {}
+            self._outbox.clear()
+            pending = list(self._pending.values())
+            self._pending.clear()
+        for request in pending:
+            self._callbacks.extend(request.finish(self.lost))
+        self._wake()
+
+    # -- control -------------------------------------------------------------------------------------------------
+
+    def request(self, header: Header, block: bool = True) -> ControlRequest:
+        """Send a control request and, if `block`, wait for its answer."""
+        request = ControlRequest(header["type"])
+        self.submit(request, header)
+        if block:
+            self.wait(lambda: request.done)
+            if request.failure is not None:
+                raise request.failure
+        return request
+
+    def find(self, number: int) -> Request | None:
+        """The request with this number, while it is pending or somebody holds its result."""
+        return self._pending.get(number) or self._known.get(number)
+
+    def outstanding(self) -> list[Request]:
+        """The requests for engines that are not answered yet, oldest first."""
+        return [request for request in list(self._pending.values()) if not isinstance(request, ControlRequest)]
+
+    def close(self) -> None:
+        """Say goodbye, end the daemon and close the connection. What is pending fails with ConnectionLost."""
+        if self._process != os.getpid():
+            return
+        self._closing = "this Client is closed"
+        if self.lost is None and self._sending.acquire(timeout=1.0):
+            try:
+                self._outbox.extend(map(memoryview, frames.encode({"type": "goodbye"})))
+                self._channel.send(self._outbox)
+            except OSError:
+                pass  # it is gone already
+            finally:
+                self._sending.release()
+        self._channel.shutdown()  # a leader, or else the daemon, finds the end of the stream
+        if threading.current_thread() is self._daemon:
+            return
+        self._daemon.join(timeout=2.0)
+        if not self._daemon.is_alive() and self._wake_send >= 0:
+            os.close(self._wake_send)
+            os.close(self._wake_receive)
+            self._wake_send = -1
+            self._channel.close()

@@ -1,0 +1,128 @@
+"""Clusters for the tests: one that most share, others made for a test and seen to leave nothing behind."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from harness.cluster import Cluster, Site
+
+from pxcluster import Client
+
+
+class SharedCluster:
+    """The cluster that most tests use; started when it is first needed and again when a test has broken it."""
+
+    def __init__(self) -> None:
+        self._cluster: Cluster | None = None
+
+    def get(self) -> Cluster:
+        """It, running."""
+        if self._cluster is None or not self._cluster.is_running():
+            self.discard()
+            self._cluster = Cluster(Site()).start()
+        return self._cluster
+
+    def discard(self) -> None:
+        """Kills it; the next test gets a new one."""
+        if self._cluster is not None:
+            self._cluster.kill()
+            self._cluster.site.remove()
+            self._cluster = None
+
+    def stop(self) -> None:
+        """Ends it properly; nothing may remain."""
+        if self._cluster is None:
+            return
+        try:
+            self._cluster.stop()
+            self._cluster.site.wait_until_nothing_remains()
+        finally:
+            self.discard()
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[SharedCluster]:
+    shared = SharedCluster()
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture
+def cluster(shared_cluster: SharedCluster) -> Iterator[Cluster]:
+    """Four engines with empty namespaces, shared with other tests: leave it as it was."""
+    cluster = shared_cluster.get()
+    yield cluster
+    try:
+        alive = cluster.client()[:].apply_async(os.getpid).get(timeout=20)
+        assert len(alive) == 4
+        cluster.close_clients()
+    except (OSError, AssertionError, concurrent.futures.TimeoutError):
+        shared_cluster.discard()
+        raise
+
+
+@pytest.fixture
+def rc(cluster: Cluster) -> Client:
+    """A client of the shared cluster, all namespaces cleared."""
+    client = cluster.client()
+    client[:].clear(block=True)
+    return client
+
+
+@pytest.fixture
+def new_site() -> Iterator[Callable[..., Site]]:
+    """Makes places for clusters of the test's own; they must be clean at its end."""
+    sites: list[Site] = []
+
+    def make(**env: str | None) -> Site:
+        sites.append(Site(env))
+        return sites[-1]
+
+    yield make
+    try:
+        for site in sites:
+            site.wait_until_nothing_remains()
+    finally:
+        for site in sites:
+            site.remove()
+
+
+@pytest.fixture
+def site(new_site: Callable[..., Site]) -> Site:
+    """A place for clusters of the test's own."""
+    return new_site()
+
+
+@pytest.fixture
+def new_cluster(new_site: Callable[..., Site]) -> Iterator[Callable[..., Cluster]]:
+    """Starts clusters of the test's own: `new_cluster(engines, *flags, **Cluster's options, env={…}, site=…)`.
+
+    Those that still run at the end of the test are stopped.
+    """
+    clusters: list[Cluster] = []
+
+    def start(engines: int = 1, *flags: str, site: Site | None = None, env: Any = None, **options: Any) -> Cluster:
+        clusters.append(Cluster(site or new_site(**(env or {})), engines, *flags, **options))
+        return clusters[-1].start()
+
+    yield start
+    try:
+        for cluster in clusters:
+            cluster.stop()
+    finally:
+        for cluster in clusters:
+            cluster.kill()
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A fresh ``__main__``; ``exec(text, vars(main))`` is what a user types."""
+    module = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    return module
