@@ -72,6 +72,11 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def parent(pid: int) -> int:
+    """The process that a process is a child of."""
+    return int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+
+
 def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
     """User and system time so far of each process that still runs, from /proc/<pid>/stat (proc(5))."""
     used = {}

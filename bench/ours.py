@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from measure import command_line, parent
+
 
 class PxCluster:
     """The system that this repository is about."""
@@ -37,9 +39,11 @@ class PxCluster:
             process.terminate()
 
     def controller(self, processes: Sequence[int]) -> list[int]:
-        """Rank 0."""
-        status = self._status()
-        return [pid for pid in [int(status["pid"])] if pid in processes]
+        """Both processes of rank 0: the controller and the one that waits for its end."""
+        controller = int(self._status()["pid"])
+        both = [controller, parent(controller)]
+        line = command_line(controller)
+        return [pid for pid in both if pid in processes and command_line(pid) == line]
 
     def engines(self, processes: Sequence[int]) -> list[int]:
         """The processes with the interpreters, without the ones that watch over them."""

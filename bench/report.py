@@ -51,7 +51,8 @@ def mpi_version() -> str:
     if "HYDRA" in said:
         found = re.search(r"Version:\s*(\S+)", said)
         return f"MPICH {found[1]}" if found else "MPICH"
-    return said.splitlines()[0].strip() if said else "unknown"
+    found = re.search(r"\((?:Open MPI|OpenRTE)\) (\S+)", said)
+    return f"Open MPI {found[1]}" if found else "unknown"
 
 
 def package_version(name: str) -> str:
@@ -135,9 +136,8 @@ def write_png(path: Path, machine: dict[str, str], rows: Sequence[Row]) -> bool:
     for place, row in enumerate(drawn):
         assert row.ratio is not None
         axes.barh(place, row.ratio - 1, left=1, color="tab:green" if row.ok else "tab:red", height=0.6)
-        axes.annotate(
-            show_ratio(row.ratio), (max(row.ratio, 1), place), (5, 0), textcoords="offset points", va="center"
-        )
+        end = max(row.ratio, row.required or 1, 1)
+        axes.annotate(show_ratio(row.ratio), (end, place), (5, 0), textcoords="offset points", va="center")
         if row.required is not None:
             axes.plot([row.required] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2.5)
     axes.plot([], [], color="black", linewidth=2.5, label="must reach")

@@ -33,11 +33,12 @@ def nothing() -> None:
 
 def connect(module: Any, connection_file: Path, engines: int) -> Any:
     """A client, as soon as it sees all engines."""
+    make_client = module.Client
     wait_until(connection_file.exists, START_TIMEOUT, "the connection file")
     end = time.monotonic() + START_TIMEOUT
     while True:
         try:
-            client = module.Client()
+            client = make_client()
             break
         except Exception:
             # The file may be there before it is whole, or before anybody listens.

@@ -1,4 +1,4 @@
-//! The one thread that owns the transport, the scheduler and the list of clients.
+//! The one thread that owns the transport, the scheduler and the list of clients, and runs the sessions of local clients.
 
 mod requests;
 
@@ -7,7 +7,7 @@ use crate::certificate::{Identity, IdentityError, random_hex};
 use crate::clients::Clients;
 use crate::files::{ClusterFiles, ClusterLock, FilesError};
 use crate::interfaces;
-use crate::listener::{Inbox, ListenError, Notice, Sockets};
+use crate::listener::{Inbox, LAST_FRAMES, ListenError, Notice, RemoteListener, serve_local};
 use crate::maps::{self, Maps};
 use bytes::Bytes;
 use nix::unistd::Pid;
@@ -24,9 +24,15 @@ use pxcluster_transport::{Transport, TransportError, relay, send};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
 
 /// Longest sleep of an idle controller; it is woken when there is something to do.
 const IDLE: Duration = Duration::from_secs(1);
+/// The same while the cluster ends.
+const ENDING: Duration = Duration::from_millis(20);
+/// Resolution of the runtime's timers; shorter naps are spent running sessions.
+const TIMER: Duration = Duration::from_millis(1);
 /// How long engines have to end Python before the job is ended under them.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -130,40 +136,54 @@ impl<T: Transport> Controller<T> {
     }
 
     /// Runs the cluster until somebody stops it. The lock is given back at the end.
-    pub fn run(mut self, _lock: ClusterLock) -> Result<Ended, ControllerError> {
+    pub fn run(self, lock: ClusterLock) -> Result<Ended, ControllerError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(ListenError::Thread)?;
+        let result = runtime.block_on(self.run_inside(lock));
+        runtime.shutdown_timeout(LAST_FRAMES);
+        result
+    }
+
+    async fn run_inside(mut self, _lock: ClusterLock) -> Result<Ended, ControllerError> {
         let identity = Identity::new()?;
-        let (inbox, notices) = Inbox::new(self.transport.bell());
-        let socket = self.files.socket(std::process::id());
-        let sockets = Sockets::open(self.settings.port, &socket, &identity, inbox)?;
-        let result = self.serve(&notices, &identity, sockets.port);
+        let (inbox, mut notices) = Inbox::new();
+        serve_local(&self.files.socket(std::process::id()), &identity, &inbox)?;
+        let opened = RemoteListener::open(self.settings.port, &identity, inbox);
+        let (result, remote) = match opened {
+            Ok(remote) => (self.serve(&mut notices, &identity, remote.port).await, Some(remote)),
+            Err(error) => (Err(error.into()), None),
+        };
         self.files.remove(std::process::id());
         if let Err(error) = &result {
             self.clients.send_to_all(&ToClient::Closing { reason: error.to_string() });
             self.broadcast(&EngineSet::first(self.transport.size() - 1), &Cargo::Shutdown)?;
             let until = Instant::now() + GRACE;
-            while !self.transport.is_drained() && Instant::now() < until && self.transport.receive().is_ok() {}
+            while !self.transport.is_drained() && Instant::now() < until && self.transport.receive().is_ok() {
+                tokio::task::yield_now().await;
+            }
         }
         self.clients = Clients::default(); // closes the connections after their last frame
-        drop(sockets);
+        tokio::time::sleep(LAST_FRAMES).await;
+        drop(remote);
         result
     }
 
-    fn serve(
+    async fn serve(
         &mut self,
-        notices: &crossbeam_channel::Receiver<Notice>,
+        notices: &mut mpsc::UnboundedReceiver<Notice>,
         identity: &Identity,
         port: u16,
     ) -> Result<Ended, ControllerError> {
         let size = self.transport.size() - 1;
+        let bell =
+            self.transport.descriptor().map(|bell| bell.try_clone_to_owned().and_then(pipe::Receiver::from_owned_fd));
+        let bell = bell.transpose().map_err(ListenError::Thread)?;
         let mut published = false;
         loop {
-            let mut idle = true;
             while let Some((from, message)) = self.transport.receive()? {
-                idle = false;
                 self.handle_message(from, &message)?;
             }
             while let Ok(notice) = notices.try_recv() {
-                idle = false;
                 self.handle_notice(notice)?;
             }
             if !published && self.engines.len() == size as usize && self.deadline.is_none() {
@@ -182,10 +202,45 @@ impl<T: Transport> Controller<T> {
                     return Ok(Ended::Alone);
                 }
             }
-            if idle {
-                self.transport.wait(if self.deadline.is_some() { Duration::from_millis(20) } else { IDLE });
-            }
+            self.sleep(notices, bell.as_ref()).await?;
         }
+    }
+
+    /// Sleeps until there is something to do; sessions run meanwhile.
+    async fn sleep(
+        &mut self,
+        notices: &mut mpsc::UnboundedReceiver<Notice>,
+        bell: Option<&pipe::Receiver>,
+    ) -> Result<(), ControllerError> {
+        self.transport.arm();
+        if let Some((from, message)) = self.transport.receive()? {
+            self.transport.disarm();
+            return self.handle_message(from, &message);
+        }
+        let idle = if self.deadline.is_some() { ENDING } else { IDLE };
+        let nap = self.transport.nap().map_or(idle, |nap| nap.min(idle));
+        let rung = async {
+            match bell {
+                Some(bell) => {
+                    let _as_below = bell.readable().await;
+                    while bell.try_read(&mut [0; 64]).is_ok_and(|count| count > 0) {} // clears the readiness
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let notice = if nap < TIMER {
+            tokio::task::yield_now().await;
+            None
+        } else {
+            tokio::select! {
+                biased;
+                notice = notices.recv() => notice,
+                () = rung => None,
+                () = tokio::time::sleep(nap) => None,
+            }
+        };
+        self.transport.disarm();
+        notice.map_or(Ok(()), |notice| self.handle_notice(notice))
     }
 
     /// Writes the connection file and says so.

@@ -1,8 +1,9 @@
 //! Rank 0: the clients' one address, and the owner of the queue.
 //!
 //! The controller never unpickles anything, never runs user code and never waits for one engine or one client. One
-//! thread, the [event loop](Controller), owns the transport and the scheduler. Another runs the sockets; the two talk
-//! through channels. This crate has the only listening sockets and the only server side of TLS.
+//! thread, the [event loop](Controller), owns the transport and the scheduler and runs the sessions of clients on its
+//! own host; it sleeps on their sockets and the doorbell together. Another runs the TLS sessions of clients elsewhere.
+//! This crate has the only listening sockets and the only server side of TLS.
 
 mod certificate;
 mod clients;

@@ -1,17 +1,21 @@
-//! The sockets: a thread of their own, one task per connection, notices to the event loop.
+//! The sockets: one task per connection, notices to the event loop.
 
 use crate::certificate::Identity;
 use crate::session::{self, HANDSHAKE_TIME, Outbox};
 use pxcluster_protocol::frame::Frame;
-use pxcluster_transport::Bell;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
+
+/// How long connections have to write their last frames when the cluster ends.
+pub(crate) const LAST_FRAMES: Duration = Duration::from_millis(20);
 
 /// Connections that have not finished their handshake; more wait in the system's queue.
 const STRANGERS: usize = 64;
@@ -31,25 +35,22 @@ pub(crate) enum Notice {
     Terminate(&'static str),
 }
 
-/// The event loop's ear: puts a notice and wakes it.
+/// The event loop's ear.
 #[derive(Clone)]
 pub(crate) struct Inbox {
-    notices: crossbeam_channel::Sender<Notice>,
-    bell: Bell,
+    notices: mpsc::UnboundedSender<Notice>,
     connections: Arc<AtomicU64>,
 }
 
 impl Inbox {
-    pub(crate) fn new(bell: Bell) -> (Self, crossbeam_channel::Receiver<Notice>) {
-        let (notices, receiver) = crossbeam_channel::unbounded();
-        (Self { notices, bell, connections: Arc::default() }, receiver)
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Notice>) {
+        let (notices, receiver) = mpsc::unbounded_channel();
+        (Self { notices, connections: Arc::default() }, receiver)
     }
 
     pub(crate) fn put(&self, notice: Notice) {
         // A closed channel means that the event loop has ended; the process is about to.
-        if self.notices.send(notice).is_ok() {
-            (self.bell)();
-        }
+        let _closed = self.notices.send(notice);
     }
 
     pub(crate) fn connect(&self, outbox: Outbox) -> ConnectionId {
@@ -83,16 +84,29 @@ pub enum ListenError {
     Thread(#[source] io::Error),
 }
 
-/// The socket thread. Dropping it ends all connections after what is queued has been written, or half a second.
-pub(crate) struct Sockets {
+/// Serves the Unix socket and the process's signals on the event loop's own runtime: a local client's request then costs
+/// no change of thread. To be called inside that runtime.
+pub(crate) fn serve_local(socket: &Path, identity: &Identity, inbox: &Inbox) -> Result<(), ListenError> {
+    let failed = |source| ListenError::Socket { path: socket.to_owned(), source };
+    let unix = UnixListener::bind(socket).map_err(failed)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    tokio::spawn(accept_unix(unix, identity.key.as_str().into(), inbox.clone()));
+    tokio::spawn(watch_signal(SignalKind::terminate(), "SIGTERM", inbox.clone()));
+    tokio::spawn(watch_signal(SignalKind::interrupt(), "SIGINT", inbox.clone()));
+    Ok(())
+}
+
+/// The thread that serves the TCP port, so that ciphers do not hold up the event loop. Dropping it ends the connections
+/// after what is queued has been written, or half a second.
+pub(crate) struct RemoteListener {
     pub(crate) port: u16,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Sockets {
-    /// Opens the TCP port and the Unix socket and serves them.
-    pub(crate) fn open(port: u16, socket: &Path, identity: &Identity, inbox: Inbox) -> Result<Self, ListenError> {
+impl RemoteListener {
+    /// Opens the TCP port and serves it.
+    pub(crate) fn open(port: u16, identity: &Identity, inbox: Inbox) -> Result<Self, ListenError> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ListenError::Thread)?;
         let inside = runtime.enter();
@@ -101,44 +115,30 @@ impl Sockets {
             Ok((tcp.local_addr()?.port(), TcpListener::from_std(tcp)?))
         });
         let (port, tcp) = bound.map_err(|source| ListenError::Port { port, source })?;
-        let failed = |source| ListenError::Socket { path: socket.to_owned(), source };
-        let unix = UnixListener::bind(socket).map_err(failed)?;
-        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         let acceptor = TlsAcceptor::from(Arc::clone(&identity.tls));
         let key: Arc<str> = identity.key.as_str().into();
         drop(inside);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let run = move || {
             runtime.block_on(async {
-                let all = accept_all(tcp, unix, acceptor, key, inbox);
-                tokio::select! { () = all => {}, _ = stopped => {} }
+                tokio::select! { () = accept_tcp(tcp, acceptor, key, inbox) => {}, _ = stopped => {} }
                 // Tasks that still write their last frames get a moment.
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(LAST_FRAMES).await;
             });
-            runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+            runtime.shutdown_timeout(Duration::from_millis(500));
         };
-        let thread = std::thread::Builder::new().name("px-sockets".into()).spawn(run).map_err(ListenError::Thread)?;
+        let thread = std::thread::Builder::new().name("px-tls".into()).spawn(run).map_err(ListenError::Thread)?;
         Ok(Self { port, stop: Some(stop), thread: Some(thread) })
     }
 }
 
-impl Drop for Sockets {
+impl Drop for RemoteListener {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _a_panic_was_logged = thread.join();
         }
     }
-}
-
-/// Accepts connections and signals for ever.
-async fn accept_all(tcp: TcpListener, unix: UnixListener, acceptor: TlsAcceptor, key: Arc<str>, inbox: Inbox) {
-    tokio::join!(
-        accept_tcp(tcp, acceptor, Arc::clone(&key), inbox.clone()),
-        accept_unix(unix, key, inbox.clone()),
-        watch_signal(SignalKind::terminate(), "SIGTERM", inbox.clone()),
-        watch_signal(SignalKind::interrupt(), "SIGINT", inbox),
-    );
 }
 
 async fn accept_tcp(tcp: TcpListener, acceptor: TlsAcceptor, key: Arc<str>, inbox: Inbox) {
@@ -184,7 +184,7 @@ async fn accept_unix(unix: UnixListener, key: Arc<str>, inbox: Inbox) {
 /// Accepting fails when the process has no file descriptor left; there may be one later.
 async fn out_of_descriptors(error: &io::Error) {
     tracing::warn!("cannot accept a connection: {error}");
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
 async fn watch_signal(kind: SignalKind, name: &'static str, inbox: Inbox) {

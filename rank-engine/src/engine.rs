@@ -1,6 +1,7 @@
-//! Ranks ≥ 1. The main thread is Python's; the comm thread is MPI's and never touches the GIL.
+//! Ranks ≥ 1. The main thread is Python's; the comm thread speaks MPI while user code runs and never touches the GIL.
 
 mod comm;
+mod driver;
 mod interpreter;
 mod outbox;
 mod shared;
@@ -8,13 +9,13 @@ mod vtable;
 
 use anyhow::Context;
 use bytes::Bytes;
+use driver::Driver;
 use interpreter::Embedded;
 use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::to_engine::{Cargo, Setup, ToEngine};
 use pxcluster_protocol::{Rank, codec};
 use pxcluster_transport::mpi::{MpiTransport, World};
 use pxcluster_transport::{Transport, relay, send};
-use shared::Shared;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,10 +30,11 @@ pub(crate) fn run(world: &World) -> anyhow::Result<ExitCode> {
         Err(error) => {
             let unfit = ToController::Unfit { reason: error.to_string() };
             send(&mut transport, Rank::CONTROLLER, &unfit, vec![])?;
-            return leave(transport);
+            leave(&mut transport)?;
+            return Ok(ExitCode::FAILURE);
         }
     };
-    let shared = Arc::new(Shared::new(transport.bell()));
+    let driver = Arc::new(Driver::new(transport)?);
     let about = vtable::About {
         engine,
         engine_count: world.size() - 1,
@@ -42,12 +44,12 @@ pub(crate) fn run(world: &World) -> anyhow::Result<ExitCode> {
         uuid: format!("{}-{}-{engine}", nix::unistd::gethostname()?.to_string_lossy(), std::process::id()),
     };
     let comm = {
-        let shared = Arc::clone(&shared);
+        let driver = Arc::clone(&driver);
         let name = std::thread::Builder::new().name("px-comm".into());
-        name.spawn(move || comm::run(transport, &shared)).context("the comm thread cannot be started")?
+        name.spawn(move || driver.run()).context("the comm thread cannot be started")?
     };
-    let status = embedded.run(vtable::install(Arc::clone(&shared), about));
-    shared.python_has_ended(status);
+    let status = embedded.run(vtable::install(Arc::clone(&driver), about));
+    driver.python_has_ended(status);
     comm.join().map_err(|_| anyhow::anyhow!("the comm thread panicked"))??;
     Ok(ExitCode::SUCCESS)
 }
@@ -83,15 +85,14 @@ fn pass_on(
     Ok(relay(transport, &below, cargo, body)?)
 }
 
-/// For an engine that never ran: waits for the end of the cluster, relaying meanwhile.
-fn leave(mut transport: MpiTransport) -> anyhow::Result<ExitCode> {
+/// For an engine that does not run: waits for the end of the cluster, relaying meanwhile.
+fn leave(transport: &mut MpiTransport) -> anyhow::Result<()> {
     loop {
         if let Some((_, message)) = transport.receive()? {
             if let (ToEngine::Relay { targets, cargo }, body) = codec::decode(&message)? {
-                pass_on(&mut transport, &targets, &cargo, &body)?;
+                pass_on(transport, &targets, &cargo, &body)?;
                 if cargo == Cargo::Shutdown {
-                    drain(&mut transport)?;
-                    return Ok(ExitCode::FAILURE);
+                    return drain(transport);
                 }
             }
         } else {

@@ -20,7 +20,12 @@ pub(crate) fn log_and_abort_on_panic(rank: Rank, level: tracing::Level) {
         .init();
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let what = panic.payload_as_str().unwrap_or("no message");
+        let what = panic
+            .payload()
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.payload().downcast_ref::<String>().map(String::as_str));
+        let what = what.unwrap_or("no message");
         let _closed_stderr = writeln!(
             std::io::stderr(),
             "pxcluster: {rank}: internal error at {place}: {what}; the cluster ends. Please report this line."

@@ -23,11 +23,8 @@ pub use relay::relay;
 use bytes::Bytes;
 use pxcluster_protocol::Rank;
 use pxcluster_protocol::codec::{self, CodecError};
-use std::sync::Arc;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
-
-/// Wakes a rank that sleeps in [`Transport::wait`]; called from other threads of the same process.
-pub type Bell = Arc<dyn Fn() + Send + Sync>;
 
 /// Messages between this rank and all others.
 pub trait Transport {
@@ -43,11 +40,20 @@ pub trait Transport {
     /// Moves bytes in both directions and returns the next whole message, if there is one.
     fn receive(&mut self) -> Result<Option<(Rank, Bytes)>, TransportError>;
 
-    /// Sleeps until something may have arrived, the bell has been rung, or `timeout` has passed.
+    /// Sleeps until something may have arrived or `timeout` has passed.
     fn wait(&mut self, timeout: Duration);
 
-    /// The bell of this rank.
-    fn bell(&self) -> Bell;
+    /// Readable when the bell has been rung since [`Transport::arm`]; `None` where it cannot be.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+
+    /// From now on a message makes the descriptor readable. To be followed by one more `receive`.
+    fn arm(&mut self);
+
+    /// Ends [`Transport::arm`].
+    fn disarm(&mut self);
+
+    /// How long may at most pass until the next `receive`, because something is under way that only moves then.
+    fn nap(&mut self) -> Option<Duration>;
 
     /// Whether everything that was sent has left this rank.
     fn is_drained(&self) -> bool;

@@ -3,36 +3,47 @@
 //! It uses the same [`Link`]s as MPI does, so that fragments and credits are exercised, and asserts invariant I2.
 
 use crate::link::{Kind, Link};
-use crate::{Bell, Transport, TransportError};
+use crate::{Transport, TransportError};
 use bytes::Bytes;
 use pxcluster_protocol::Rank;
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A fragment and its sender.
 type Arrival = (Rank, Kind, Bytes);
 
-/// Fragments under way to one rank, and whether its bell has been rung.
-#[derive(Debug, Default)]
+/// Fragments under way to one rank, and its bells: a byte in the socket for every fragment, and one in the pipe for the
+/// first fragment after it was armed.
+#[derive(Debug)]
 struct Mailbox {
-    state: Mutex<(VecDeque<Arrival>, bool)>,
-    bell: Condvar,
+    fragments: Mutex<VecDeque<Arrival>>,
+    bell: (UnixStream, UnixStream),
+    armed: AtomicBool,
+    pipe: (PipeReader, PipeWriter),
 }
 
 impl Mailbox {
-    fn put(&self, from: Rank, kind: Kind, fragment: Bytes) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0.push_back((from, kind, fragment));
-        let under_way = state.0.iter().filter(|(sender, ..)| *sender == from).count();
-        assert!(under_way <= 4, "I2: {under_way} messages of {from} are under way");
-        state.1 = true;
-        self.bell.notify_all();
+    fn new() -> std::io::Result<Self> {
+        let bell = UnixStream::pair()?;
+        bell.0.set_nonblocking(true)?;
+        bell.1.set_nonblocking(true)?;
+        Ok(Self { fragments: Mutex::default(), bell, armed: AtomicBool::new(false), pipe: pipe()? })
     }
 
-    fn ring(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
-        self.bell.notify_all();
+    fn put(&self, from: Rank, kind: Kind, fragment: Bytes) {
+        let mut fragments = self.fragments.lock().unwrap_or_else(PoisonError::into_inner);
+        fragments.push_back((from, kind, fragment));
+        let under_way = fragments.iter().filter(|(sender, ..)| *sender == from).count();
+        assert!(under_way <= 4, "I2: {under_way} messages of {from} are under way");
+        let _full_is_readable_too = (&self.bell.0).write(&[0]);
+        if self.armed.swap(false, Ordering::SeqCst) {
+            let _reader_lives_as_long = (&self.pipe.1).write(&[0]);
+        }
     }
 }
 
@@ -45,15 +56,15 @@ pub struct Loopback {
 }
 
 /// Makes a world of `size` ranks.
-pub fn world(size: u32) -> Vec<Loopback> {
-    let world = Arc::new((0..size).map(|_| Mailbox::default()).collect::<Vec<_>>());
-    (0..size)
+pub fn world(size: u32) -> std::io::Result<Vec<Loopback>> {
+    let world = Arc::new((0..size).map(|_| Mailbox::new()).collect::<Result<Vec<_>, _>>()?);
+    Ok((0..size)
         .map(|rank| Loopback {
             rank: Rank(rank),
             world: Arc::clone(&world),
             links: (0..size).map(|_| Link::default()).collect(),
         })
-        .collect()
+        .collect())
 }
 
 impl Loopback {
@@ -82,8 +93,8 @@ impl Transport for Loopback {
 
     fn receive(&mut self) -> Result<Option<(Rank, Bytes)>, TransportError> {
         loop {
-            let next =
-                self.world[self.rank.0 as usize].state.lock().unwrap_or_else(PoisonError::into_inner).0.pop_front();
+            let mailbox = &self.world[self.rank.0 as usize];
+            let next = mailbox.fragments.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some((from, kind, fragment)) = next else { return Ok(None) };
             let message = self.links[from.0 as usize].accept(kind, fragment);
             self.flush();
@@ -94,15 +105,28 @@ impl Transport for Loopback {
     }
 
     fn wait(&mut self, timeout: Duration) {
-        let mailbox = &self.world[self.rank.0 as usize];
-        let state = mailbox.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = mailbox.bell.wait_timeout_while(state, timeout, |state| !state.1);
-        waited.unwrap_or_else(PoisonError::into_inner).0.1 = false;
+        let bell = &self.world[self.rank.0 as usize].bell.1;
+        let waits = bell.set_nonblocking(false).and_then(|()| bell.set_read_timeout(Some(timeout)));
+        if waits.is_ok() {
+            let _time_out_is_fine = (&*bell).read(&mut [0; 64]);
+        }
+        let _still_usable = bell.set_nonblocking(true);
     }
 
-    fn bell(&self) -> Bell {
-        let (world, rank) = (Arc::clone(&self.world), self.rank.0 as usize);
-        Arc::new(move || world[rank].ring())
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.world[self.rank.0 as usize].pipe.0.as_fd())
+    }
+
+    fn arm(&mut self) {
+        self.world[self.rank.0 as usize].armed.store(true, Ordering::SeqCst);
+    }
+
+    fn disarm(&mut self) {
+        self.world[self.rank.0 as usize].armed.store(false, Ordering::SeqCst);
+    }
+
+    fn nap(&mut self) -> Option<Duration> {
+        None
     }
 
     fn is_drained(&self) -> bool {
@@ -116,7 +140,7 @@ mod tests {
 
     #[test]
     fn ranks_in_threads_exchange_more_than_the_window() {
-        let mut ranks = world(3).into_iter();
+        let mut ranks = world(3).expect("sockets").into_iter();
         let (mut first, others) = (ranks.next().expect("three ranks"), ranks);
         let threads: Vec<_> = others
             .map(|mut rank| {

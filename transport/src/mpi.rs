@@ -9,18 +9,17 @@ mod world;
 
 pub use world::{World, WorldError, library_version};
 
-use crate::doorbell::Doorbells;
+use crate::doorbell::{Doorbells, Sleeper};
 use crate::link::{Kind, Link};
-use crate::{Bell, Transport, TransportError};
+use crate::{Transport, TransportError};
 use bytes::Bytes;
 use calls::{Receiving, Sending};
 use pxcluster_protocol::Rank;
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How long a rank looks for messages before it sleeps.
-const SPIN: Duration = Duration::from_micros(20);
 /// Longest sleep while a transfer is under way, which MPI only advances when it is called.
 const TRANSFER_NAP: Duration = Duration::from_micros(200);
 /// Sleeps of a rank that has peers on other nodes: these cannot ring. Doubled up to the longest.
@@ -45,6 +44,30 @@ pub struct MpiTransport {
     remote_nap: Option<Duration>,
 }
 
+/// One rank's bell.
+#[derive(Clone)]
+pub struct Bell {
+    doorbells: Arc<Doorbells>,
+    rank: usize,
+}
+
+impl Bell {
+    /// How often it has been rung; to be read before the last look for work.
+    pub fn rings(&self) -> u32 {
+        self.doorbells.rings(self.rank)
+    }
+
+    /// Sleeps until it has been rung more often than `seen`, or `timeout` has passed.
+    pub fn sleep(&self, seen: u32, timeout: Duration, sleeper: Sleeper) {
+        self.doorbells.sleep(self.rank, seen, timeout, sleeper);
+    }
+
+    /// Wakes this sleeper, if it sleeps.
+    pub fn wake(&self, sleeper: Sleeper) {
+        self.doorbells.ring_for(self.rank, sleeper);
+    }
+}
+
 impl MpiTransport {
     fn new(communicator: calls::Communicator, rank: Rank, doorbells: Arc<Doorbells>, local: Arc<[bool]>) -> Self {
         let size = local.len();
@@ -62,6 +85,11 @@ impl MpiTransport {
             remote_nap: local.contains(&false).then_some(REMOTE_NAP[0]),
             local,
         }
+    }
+
+    /// The bell of this rank, for threads that sleep on it beside the transport.
+    pub fn bell(&self) -> Bell {
+        Bell { doorbells: Arc::clone(&self.doorbells), rank: self.rank.0 as usize }
     }
 
     fn mark(&mut self, peer: usize) {
@@ -87,7 +115,11 @@ impl MpiTransport {
                 }
             }
         }
-        Ok(self.flush()? | moved)
+        moved |= self.flush()?;
+        if moved && self.remote_nap.is_some() {
+            self.remote_nap = Some(REMOTE_NAP[0]);
+        }
+        Ok(moved)
     }
 
     fn progress_sends(&mut self) -> Result<bool, TransportError> {
@@ -181,33 +213,34 @@ impl Transport for MpiTransport {
     }
 
     fn wait(&mut self, timeout: Duration) {
-        let me = self.rank.0 as usize;
-        let seen = self.doorbells.rings(me);
-        let begun = Instant::now();
+        let bell = self.bell();
+        let seen = bell.rings();
         // An error here is met again, and reported, by the next `receive`.
-        while !self.progress().unwrap_or(true) {
-            if self.doorbells.rings(me) != seen {
-                return;
-            }
-            if begun.elapsed() >= SPIN {
-                let transfer = (!self.sending.is_empty() || self.receiving_count > 0).then_some(TRANSFER_NAP);
-                let longest = transfer.or(self.remote_nap).unwrap_or(timeout);
-                self.doorbells.sleep(me, seen, timeout.min(longest));
-                if let Some(nap) = &mut self.remote_nap {
-                    *nap = (*nap * 2).min(REMOTE_NAP[1]);
-                }
-                return;
-            }
-            std::thread::yield_now();
-        }
-        if let Some(nap) = &mut self.remote_nap {
-            *nap = REMOTE_NAP[0];
+        if !self.progress().unwrap_or(true) {
+            let nap = self.nap().map_or(timeout, |nap| nap.min(timeout));
+            bell.sleep(seen, nap, Sleeper::Second);
         }
     }
 
-    fn bell(&self) -> Bell {
-        let (doorbells, me) = (Arc::clone(&self.doorbells), self.rank.0 as usize);
-        Arc::new(move || doorbells.ring(me))
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.doorbells.descriptor()
+    }
+
+    fn arm(&mut self) {
+        self.doorbells.arm(self.rank.0 as usize);
+    }
+
+    fn disarm(&mut self) {
+        self.doorbells.disarm(self.rank.0 as usize);
+    }
+
+    fn nap(&mut self) -> Option<Duration> {
+        if !self.sending.is_empty() || self.receiving_count > 0 {
+            return Some(TRANSFER_NAP);
+        }
+        let nap = self.remote_nap?;
+        self.remote_nap = Some((nap * 2).min(REMOTE_NAP[1]));
+        Some(nap)
     }
 
     fn is_drained(&self) -> bool {

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .client import Client
+    from .error import Entry
     from .outputs import LiveOutput
     from .requests import Request
 
@@ -79,7 +80,7 @@ class AsyncResult(Future[Any]):
         with self._condition:
             if self._state == "FINISHED":
                 return
-            failed = any(request.failure or request.slot_failed(slot) for request, slot in self._slots())
+            failed = self._any_failed()
         try:
             if failed:
                 # The Future's own fields serve concurrent.futures.wait(); values are decoded when they are asked for.
@@ -102,10 +103,12 @@ class AsyncResult(Future[Any]):
     def _all_done(self) -> bool:
         if self._parts is not None:
             return all(request.slot_done(slot) for request, slot in self._parts)
-        for request in self._requests:  # a loop, because this is asked after every frame
-            if not request.done:
-                return False
-        return True
+        return all(request.done for request in self._requests)
+
+    def _any_failed(self) -> bool:
+        if self._parts is not None:
+            return any(request.slot_failed(slot) for request, slot in self._parts)
+        return any(request.failed() for request in self._requests)
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
@@ -201,7 +204,7 @@ class AsyncResult(Future[Any]):
     def _combine(self, failed: Iterable[int]) -> BaseException:
         """The exception for the slots that failed."""
         slots = self._slots()
-        entries = []
+        entries: list[Entry] = []
         for index in failed:
             request, slot = slots[index]
             problem = request.outcome(slot)[1]
@@ -226,7 +229,7 @@ class AsyncResult(Future[Any]):
         ``return_when=FIRST_EXCEPTION`` the first failure is raised without waiting for the rest.
         """
         if return_when == FIRST_COMPLETED:
-            warnings.warn("Ignoring unsupported AsyncResult.get(return_when=FIRST_COMPLETED)", UserWarning, stacklevel=2)
+            warnings.warn("Ignoring unsupported AsyncResult.get(return_when=FIRST_COMPLETED)", stacklevel=2)
         elif return_when == FIRST_EXCEPTION:
             done, pending = self.wait(timeout, return_when)
             for result in done if pending else ():
@@ -323,7 +326,7 @@ class AsyncResult(Future[Any]):
     def __repr__(self) -> str:
         state = "pending"
         if self._all_done():
-            state = "failed" if any(request.slot_failed(slot) for request, slot in self._slots()) else "finished"
+            state = "failed" if self._any_failed() or self._error is not None else "finished"
         return f"<{type(self).__name__}({self._fname}): {state}>"
 
     # -- what is known of it -------------------------------------------------------------------------------------
@@ -466,7 +469,7 @@ class AsyncResult(Future[Any]):
     @contextmanager
     def stream_output(self) -> Iterator[None]:
         """Within the context output is shown while the result is waited for, the rest of it at the end."""
-        from .outputs import LiveOutput
+            from .outputs import LiveOutput
 
         live = LiveOutput(self)
         self._live = live

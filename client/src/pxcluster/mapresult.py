@@ -77,7 +77,8 @@ class AsyncMapResult(AsyncResult):
         finished = super().progress
         if self._sizes is None:
             return finished
-        return sum(size for size, (request, slot) in zip(self._sizes, self._slots(), strict=True) if request.slot_done(slot))
+        sized = zip(self._sizes, self._slots(), strict=True)
+        return sum(size for size, (request, slot) in sized if request.slot_done(slot))
 
     def _iterate(self) -> Iterator[Any]:
         for index in self._ordered() if self.ordered else self._by_arrival():

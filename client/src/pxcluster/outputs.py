@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, TextIO
 
     from .asyncresult import AsyncResult
-    from .requests import Request
+    from .requests import Listener, Request
 
 #: A stream's display in a notebook is updated at most so often, seconds.
 _UPDATE_INTERVAL = 0.05
@@ -36,7 +36,10 @@ def in_kernel() -> bool:
 
 
 def publish(
-    data: Mapping[str, Any], metadata: Mapping[str, Any] | None = None, display_id: str | None = None, update: bool = False
+    data: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None = None,
+    display_id: str | None = None,
+    update: bool = False,
 ) -> None:
     """Show a mime bundle; outside IPython print its text."""
     ip = shell()
@@ -98,7 +101,10 @@ class LiveOutput:
     def attach(self) -> None:
         """Begin to listen; what has come before is queued first."""
         for request in {id(request): request for request, _ in self._slots}.values():
-            request.listen(lambda event, key=id(request): self._queue.append((key, event)))  # type: ignore[misc]
+            request.listen(self._listener(id(request)))
+
+    def _listener(self, key: int) -> Listener:
+        return lambda event: self._queue.append((key, event))
 
     def detach(self) -> None:
         """Stop listening and show what is left."""

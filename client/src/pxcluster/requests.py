@@ -155,6 +155,10 @@ class Request:
         status = self.status(slot)
         return status != OK and (status != PENDING or self.failure is not None)
 
+    def failed(self) -> bool:
+        """Whether any answered slot holds an exception."""
+        return any(self.slot_failed(slot) for slot in range(self.count))
+
     def finished(self) -> int:
         """Number of slots that have been answered."""
         raise NotImplementedError
@@ -366,6 +370,10 @@ class MapRequest(Request):
 
     def finished(self) -> int:
         return len(self.arrived) if self.failure is None else self.count
+
+    def failed(self) -> bool:
+        states = self._states
+        return self.failure is not None or states.count(OK) + states.count(PENDING) != self.count
 
     def status(self, slot: int) -> int:
         return self._states[slot]

@@ -1,4 +1,4 @@
-//! The comm thread: everything that this rank says and hears. It never touches the GIL.
+//! Everything that this rank says and hears, one turn at a time.
 #![allow(unsafe_code, reason = "pthread_kill of the main thread")]
 
 use super::pass_on;
@@ -27,71 +27,115 @@ pub(super) fn this_is_the_main_thread() {
     let _set_once = MAIN.set(unsafe { libc::pthread_self() });
 }
 
-/// Runs until Python has ended and everything has been said.
-pub(super) fn run(mut transport: MpiTransport, shared: &Shared) -> anyhow::Result<()> {
-    let me = transport.rank().engine().context("rank 0 is no engine")?;
-    let (mut announced, mut ending) = (false, None);
-    loop {
+/// This rank's side of the conversation. Used by one thread at a time.
+pub(super) struct Comm {
+    transport: MpiTransport,
+    me: EngineId,
+    announced: bool,
+    /// Set while the cluster ends: when user code was interrupted last.
+    ending: Option<Instant>,
+}
+
+/// How a turn went.
+pub(super) enum Turn {
+    /// Something was received or sent; there may be more.
+    Busy,
+    /// Nothing is to be done before this time has passed, or the bell is rung.
+    Idle(Duration),
+    /// Python has ended and everything has been said.
+    Done,
+}
+
+impl Comm {
+    pub(super) fn new(transport: MpiTransport) -> anyhow::Result<Self> {
+        let me = transport.rank().engine().context("rank 0 is no engine")?;
+        Ok(Self { transport, me, announced: false, ending: None })
+    }
+
+    /// Receives and sends what there is, without waiting.
+    pub(super) fn turn(&mut self, shared: &Shared) -> anyhow::Result<Turn> {
         let mut idle = true;
-        while let Some((_, message)) = transport.receive().context("MPI fails")? {
+        while let Some((_, message)) = self.transport.receive().context("MPI fails")? {
             idle = false;
-            if handle(&mut transport, shared, me, &message)? {
-                ending = Some(Instant::now());
-            }
+            self.handle(shared, &message)?;
         }
-        if !announced && shared.is_ready() {
-            announced = true;
+        if !self.announced && shared.is_ready() {
+            self.announced = true;
             let host = nix::unistd::gethostname()?.to_string_lossy().into_owned();
-            send(&mut transport, Rank::CONTROLLER, &ToController::Ready { host, pid: std::process::id() }, vec![])?;
+            self.say(&ToController::Ready { host, pid: std::process::id() }, vec![])?;
         }
         let (messages, due) = shared.take_messages();
         for (header, body) in messages {
             idle = false;
-            send(&mut transport, Rank::CONTROLLER, &header, body)?;
+            self.say(&header, body)?;
+        }
+        if !idle {
+            // What was queued leaves now, and not only when somebody takes the next turn.
+            if let Some((_, message)) = self.transport.receive().context("MPI fails")? {
+                self.handle(shared, &message)?;
+            }
+            return Ok(Turn::Busy);
         }
         if due.is_none()
-            && idle
             && let Some(status) = shared.ended()
         {
-            return say_goodbye(transport, announced, ending.is_some(), status);
+            self.say_goodbye(status)?;
+            return Ok(Turn::Done);
         }
-        if let Some(since) = &mut ending
+        if let Some(since) = &mut self.ending
             && since.elapsed() >= NAG
         {
             *since = Instant::now();
             interrupt(shared, libc::SIGINT);
         }
-        if idle {
-            let until_due = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
-            transport.wait(until_due.min(if ending.is_some() { NAG } else { IDLE }));
-        }
+        let until_due = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
+        let nap = self.transport.nap().unwrap_or(IDLE).min(until_due);
+        Ok(Turn::Idle(nap.min(if self.ending.is_some() { NAG } else { IDLE })))
     }
-}
 
-/// Carries out one message; `true` if the cluster is to end.
-fn handle(transport: &mut MpiTransport, shared: &Shared, me: EngineId, message: &Bytes) -> anyhow::Result<bool> {
-    let (header, body) = codec::decode::<ToEngine>(message)?;
-    let (targets, cargo) = match header {
-        ToEngine::Grant(grant) => {
-            shared.put_grant(grant, body)?;
-            return Ok(false);
-        }
-        ToEngine::Relay { targets, cargo } => (targets, cargo),
-    };
-    pass_on(transport, &targets, &cargo, &body)?;
-    match cargo {
-        Cargo::Setup(_) => {}
-        Cargo::Direct(direct) => shared.put_direct(me, &direct, body),
-        Cargo::Signal(signal) => interrupt(shared, signal),
-        Cargo::Abort(keys) => shared.abort(keys),
-        Cargo::Forget(keys) => shared.forget(keys),
-        Cargo::Shutdown => {
-            shared.shut_down();
-            interrupt(shared, libc::SIGINT);
-            return Ok(true);
-        }
+    fn say(&mut self, header: &ToController, body: Vec<Bytes>) -> anyhow::Result<()> {
+        Ok(send(&mut self.transport, Rank::CONTROLLER, header, body)?)
     }
-    Ok(false)
+
+    fn handle(&mut self, shared: &Shared, message: &Bytes) -> anyhow::Result<()> {
+        let (header, body) = codec::decode::<ToEngine>(message)?;
+        let (targets, cargo) = match header {
+            ToEngine::Grant(grant) => return Ok(shared.put_grant(grant, body)?),
+            ToEngine::Relay { targets, cargo } => (targets, cargo),
+        };
+        pass_on(&mut self.transport, &targets, &cargo, &body)?;
+        match cargo {
+            Cargo::Setup(_) => {}
+            Cargo::Direct(direct) => shared.put_direct(self.me, &direct, body),
+            Cargo::Signal(signal) => interrupt(shared, signal),
+            Cargo::Abort(keys) => shared.abort(keys),
+            Cargo::Forget(keys) => shared.forget(keys),
+            Cargo::Shutdown => {
+                self.ending = Some(Instant::now());
+                shared.shut_down();
+                interrupt(shared, libc::SIGINT);
+            }
+        }
+        Ok(())
+    }
+
+    /// The last message, and its delivery.
+    fn say_goodbye(&mut self, status: i32) -> anyhow::Result<()> {
+        let last = if self.announced && self.ending.is_some() {
+            ToController::Bye
+        } else if self.announced {
+            ToController::Unfit { reason: format!("its Python ended with status {status} although nobody asked it to") }
+        } else {
+            let reason = format!("its Python ended with status {status} before it was ready; its own message is above");
+            ToController::Unfit { reason }
+        };
+        self.say(&last, vec![])?;
+        super::drain(&mut self.transport)?;
+        if self.ending.is_none() {
+            super::leave(&mut self.transport)?;
+        }
+        Ok(())
+    }
 }
 
 /// Sends a signal to the main thread. SIGINT is for user code only: Python's own waiting is not to be interrupted.
@@ -106,23 +150,4 @@ fn interrupt(shared: &Shared, signal: i32) {
             tracing::warn!("signal {signal} cannot be sent to user code (error {code})");
         }
     }
-}
-
-/// The last message, and its delivery.
-fn say_goodbye(mut transport: MpiTransport, announced: bool, expected: bool, status: i32) -> anyhow::Result<()> {
-    let last = if announced && expected {
-        ToController::Bye
-    } else if announced {
-        ToController::Unfit { reason: format!("its Python ended with status {status} although nobody asked it to") }
-    } else {
-        let reason = format!("its Python ended with status {status} before it was ready; its own message is above");
-        ToController::Unfit { reason }
-    };
-    let unfit = last != ToController::Bye;
-    send(&mut transport, Rank::CONTROLLER, &last, vec![])?;
-    super::drain(&mut transport)?;
-    if unfit && !expected {
-        super::leave(transport)?;
-    }
-    Ok(())
 }

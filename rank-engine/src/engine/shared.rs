@@ -1,7 +1,7 @@
 //! What the comm thread and the main thread share: the scheduler's engine, the bodies, the outbox.
 //!
 //! One mutex, never held over a call into MPI or Python. The main thread takes tasks straight from the deque, so that
-//! the comm thread need not be woken for them.
+//! nobody need be woken for them.
 
 use super::outbox::{Message, Outbox};
 use bytes::Bytes;
@@ -11,11 +11,12 @@ use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::to_engine::{Direct, Grant};
 use pxcluster_protocol::{EngineId, Epoch, RequestKey, Status, TaskIndex};
 use pxcluster_scheduler::{Engine, EngineEvent, Work};
-use pxcluster_transport::Bell;
+use pxcluster_transport::doorbell::Sleeper;
+use pxcluster_transport::mpi::Bell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Work for the main thread, with everything it needs.
@@ -64,21 +65,24 @@ struct State {
 /// See the module's page.
 pub(super) struct Shared {
     state: Mutex<State>,
-    main: Condvar,
-    comm: Bell,
+    bell: Bell,
     user_code: AtomicBool,
 }
 
 impl Shared {
-    pub(super) fn new(comm: Bell) -> Self {
-        Self { state: Mutex::default(), main: Condvar::new(), comm, user_code: AtomicBool::new(false) }
+    pub(super) fn new(bell: Bell) -> Self {
+        Self { state: Mutex::default(), bell, user_code: AtomicBool::new(false) }
+    }
+
+    fn wake_comm(&self) {
+        self.bell.wake(Sleeper::Second);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // ---- called by the comm thread ----
+    // ---- called by the thread whose turn it is ----
 
     /// A direct request has arrived.
     pub(super) fn put_direct(&self, me: EngineId, direct: &Direct, body: Vec<Bytes>) {
@@ -89,7 +93,6 @@ impl Shared {
         state.bodies.insert(direct.epoch, (direct.kind, body));
         let previous = direct.previous_of(me);
         state.machine.handle(EngineEvent::Direct { key: direct.key, epoch: direct.epoch, previous });
-        self.main.notify_one();
     }
 
     /// Tasks have arrived. Buffers as at [`pxcluster_protocol::to_engine::ToEngine::Grant`].
@@ -106,14 +109,12 @@ impl Shared {
         map.slices.insert(grant.range.start, (grant.range.clone(), offsets, items));
         let Grant { key, range, last_direct, .. } = grant;
         state.machine.handle(EngineEvent::Grant { key, range, last_direct });
-        self.main.notify_one();
         Ok(())
     }
 
     /// Nothing of these requests is to start any more.
     pub(super) fn abort(&self, keys: Vec<RequestKey>) {
         self.lock().machine.handle(EngineEvent::Abort(keys));
-        self.main.notify_one();
     }
 
     /// These maps are finished.
@@ -124,13 +125,11 @@ impl Shared {
         }
         state.forgotten.extend(&keys);
         state.machine.handle(EngineEvent::Forget(keys));
-        self.main.notify_one();
     }
 
     /// The main loop is to end.
     pub(super) fn shut_down(&self) {
         self.lock().ending = true;
-        self.main.notify_one();
     }
 
     /// Whether Python runs user code, so that it may be interrupted.
@@ -157,46 +156,47 @@ impl Shared {
 
     // ---- called by the main thread ----
 
-    /// Blocks until there is work.
-    pub(super) fn next(&self) -> Piece {
+    /// What the main thread is to run now, if there is anything.
+    pub(super) fn try_next(&self) -> Option<Piece> {
         let mut state = self.lock();
-        if !state.ready {
-            state.ready = true;
-            (self.comm)();
+        state.ready = true;
+        if state.ending {
+            return Some(Piece::Shutdown);
         }
-        loop {
-            if state.ending {
-                return Piece::Shutdown;
-            }
-            if let Some(key) = state.forgotten.pop() {
-                return Piece::Forget(key);
-            }
-            match state.machine.next_work() {
-                Some(work) => {
-                    if let Some(piece) = state.prepare(work) {
-                        return piece;
-                    }
-                    (self.comm)(); // it was answered in the main thread's stead
-                }
-                None => {
-                    if state.outbox.due().is_some_and(|due| due > Instant::now()) {
-                        state.outbox.flush();
-                        (self.comm)();
-                    }
-                    state = self.main.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
+        if let Some(key) = state.forgotten.pop() {
+            return Some(Piece::Forget(key));
+        }
+        while let Some(work) = state.machine.next_work() {
+            if let Some(piece) = state.prepare(work) {
+                return Some(piece);
             }
         }
+        state.outbox.flush(); // nothing will be added soon
+        None
     }
 
-    /// Answers a direct request.
+    /// Whether results or output wait that should leave before work begins of which nobody knows how long it takes.
+    pub(super) fn should_flush_before(&self, piece: &Piece) -> bool {
+        let takes_long = match piece {
+            Piece::Direct { .. } => true,
+            Piece::Tasks { items, .. } => items.len() == 1,
+            Piece::Shutdown | Piece::Forget(_) => false,
+        };
+        let mut state = self.lock();
+        let now = Instant::now();
+        let waits = state.outbox.due().is_some_and(|due| takes_long || due <= now);
+        if waits {
+            state.outbox.flush();
+        }
+        waits
+    }
+
+    /// Answers a direct request. It leaves when the main thread asks for the next work, which it does at once.
     pub(super) fn reply(&self, token: u64, status: Status, started: f64, completed: f64, body: Vec<Bytes>) {
         let mut state = self.lock();
         let Some(Running::Direct { key, epoch }) = state.take_running(token) else { return };
         state.machine.handle(EngineEvent::DirectFinished(epoch));
         state.outbox.push((ToController::DirectReply { key, epoch, status, started, completed }, body));
-        drop(state);
-        (self.comm)();
     }
 
     /// Answers tasks: status, start, end and payload of each.
@@ -204,21 +204,11 @@ impl Shared {
         let mut state = self.lock();
         let Some(Running::Tasks { key, range }) = state.take_running(token) else { return };
         let (tasks, mut busy) = (results.len(), 0.0);
-        let was_due = state.outbox.due();
         for (task, (status, started, completed, payload)) in range.zip(results) {
             busy += (completed - started).max(0.0);
             state.outbox.push_result(key, task, status, (started, completed), payload);
         }
         state.machine.handle(EngineEvent::TasksFinished { key, tasks, busy });
-        // The comm thread must know when something becomes due, and wake at once when it is due now. When nothing is
-        // left to run, `next` flushes.
-        let due = state.outbox.due();
-        let ring = was_due.is_none() || due.is_some_and(|due| due <= Instant::now());
-        let nothing_left = state.machine.depth() == 0;
-        drop(state);
-        if ring && !nothing_left {
-            (self.comm)();
-        }
     }
 
     /// Queues output of user code. Any thread may call it.
@@ -233,7 +223,7 @@ impl Shared {
         let ring = was_due.is_none() || state.outbox.due().is_some_and(|due| due <= Instant::now());
         drop(state);
         if ring {
-            (self.comm)();
+            self.wake_comm();
         }
     }
 
@@ -249,7 +239,7 @@ impl Shared {
         state.ended = Some(status);
         state.outbox.flush();
         drop(state);
-        (self.comm)();
+        self.wake_comm();
     }
 }
 

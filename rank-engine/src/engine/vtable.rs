@@ -1,7 +1,8 @@
 //! The functions that the extension module calls; see `pxcluster_engine_abi`.
 #![allow(unsafe_code, reason = "this side of the C interface")]
 
-use super::shared::{Piece, Shared};
+use super::driver::Driver;
+use super::shared::Piece;
 use bytes::Bytes;
 use pxcluster_engine_abi::{self as abi, Slice, Vtable, Work, kind};
 use pxcluster_protocol::to_client::OutputName;
@@ -20,13 +21,14 @@ pub(super) struct About {
 }
 
 /// Address of the vtable, for the extension's `run`.
+#[derive(Clone, Copy)]
 pub(super) struct VtableAddress(pub(super) usize);
 
-static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
+static DRIVER: OnceLock<Arc<Driver>> = OnceLock::new();
 
 /// Makes the vtable of this process. Called once.
-pub(super) fn install(shared: Arc<Shared>, about: About) -> VtableAddress {
-    let _set_once = SHARED.set(shared);
+pub(super) fn install(driver: Arc<Driver>, about: About) -> VtableAddress {
+    let _set_once = DRIVER.set(driver);
     let about: &'static About = Box::leak(Box::new(about));
     let vtable: &'static Vtable = Box::leak(Box::new(Vtable {
         version: abi::VERSION,
@@ -53,7 +55,13 @@ struct Owner {
 }
 
 extern "C" fn next(out: *mut Work) {
-    let piece = SHARED.get().map_or(Piece::Shutdown, |shared| shared.next());
+    let piece = DRIVER.get().map_or(Piece::Shutdown, |driver| {
+        let piece = driver.next();
+        if driver.shared.should_flush_before(&piece) {
+            driver.flush();
+        }
+        piece
+    });
     let mut work = Work {
         kind: kind::SHUTDOWN,
         has_function: 0,
@@ -108,7 +116,7 @@ extern "C" fn release(owner: *mut c_void) {
 }
 
 extern "C" fn reply(token: u64, status: u8, started: f64, completed: f64, buffers: *const Slice, count: usize) {
-    let Some(shared) = SHARED.get() else { return };
+    let Some(Driver { shared, .. }) = DRIVER.get().map(Arc::as_ref) else { return };
     // SAFETY: the extension passes `count` slices that live during the call.
     let slices = if count == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(buffers, count) } };
     // SAFETY: as above.
@@ -124,7 +132,7 @@ extern "C" fn results(
     completed: *const f64,
     payloads: *const Slice,
 ) {
-    let Some(shared) = SHARED.get() else { return };
+    let Some(Driver { shared, .. }) = DRIVER.get().map(Arc::as_ref) else { return };
     let results = (0..count).map(|at| {
         // SAFETY: the extension passes columns of `count` entries that live during the call.
         unsafe { (status_of(*statuses.add(at)), *started.add(at), *completed.add(at), (*payloads.add(at)).bytes()) }
@@ -133,7 +141,7 @@ extern "C" fn results(
 }
 
 extern "C" fn output(token: u64, task: i64, stream: u32, data: Slice) {
-    let Some(shared) = SHARED.get() else { return };
+    let Some(Driver { shared, .. }) = DRIVER.get().map(Arc::as_ref) else { return };
     let name = match stream {
         0 => OutputName::Stdout,
         1 => OutputName::Stderr,
@@ -144,8 +152,8 @@ extern "C" fn output(token: u64, task: i64, stream: u32, data: Slice) {
 }
 
 extern "C" fn user_code(on: u32) {
-    if let Some(shared) = SHARED.get() {
-        shared.set_user_code(on != 0);
+    if let Some(driver) = DRIVER.get() {
+        driver.shared.set_user_code(on != 0);
     }
 }
 

@@ -121,13 +121,14 @@ fn share_doorbells(
     let mut name = u64::from(std::process::id());
     node.process_at_rank(0).broadcast_into(&mut name);
     let path = doorbell::path(&format!("bells-{name}"));
+    let with_fifo = ranks.contains(&0);
     let mut made = None;
     if node.rank() == 0 {
         doorbell::unlink(&path); // of a process with the same id that was killed within the next few lines
-        made = Some(Doorbells::create(&path, size));
+        made = Some(create(&path, size, with_fifo));
     }
     node.barrier();
-    let doorbells = made.unwrap_or_else(|| Doorbells::open(&path, size));
+    let doorbells = made.unwrap_or_else(|| open(&path, size, with_fifo));
     node.barrier();
     if node.rank() == 0 {
         doorbell::unlink(&path);
@@ -135,6 +136,22 @@ fn share_doorbells(
     let mut local = vec![false; size as usize];
     ranks.into_iter().for_each(|rank| local[rank as usize] = true);
     Ok((doorbells?, local))
+}
+
+fn create(path: &Path, size: u32, with_fifo: bool) -> Result<Doorbells, TransportError> {
+    let mut doorbells = Doorbells::create(path, size)?;
+    if with_fifo {
+        doorbells.create_fifo(path)?;
+    }
+    Ok(doorbells)
+}
+
+fn open(path: &Path, size: u32, with_fifo: bool) -> Result<Doorbells, TransportError> {
+    let mut doorbells = Doorbells::open(path, size)?;
+    if with_fifo {
+        doorbells.open_fifo(path)?;
+    }
+    Ok(doorbells)
 }
 
 /// Unlinks the files in `/dev/shm` that MPI has made for this node's ranks, once all of them have mapped all files, so that

@@ -1,0 +1,370 @@
+"""The way into a running cluster."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from typing import Any
+
+from . import connection, error
+from .session import Session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from concurrent.futures import Future
+    from typing import Self
+
+    from .asyncresult import AsyncResult
+    from .direct import BroadcastView, DirectView
+    from .executor import ViewExecutor
+    from .jobs import ResultsByName
+    from .loadbalanced import LoadBalancedView
+    from .requests import Request
+
+_open: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for client in list(_open):
+        client.close()
+
+
+class Client:
+    """A connection to a cluster: engines by index (``rc[0]``, ``rc[:]``), views, and control.
+
+    `connection_info`: path of a connection file, or its content as a dict; otherwise the file of `cluster_id` (default
+    ``$PXCLUSTER_CLUSTER_ID``, or ``default``) is waited for, up to `timeout` seconds. Arguments of ipyparallel's
+    Client that name profiles, tunnels and sockets are accepted and ignored.
+
+    The first Client in IPython makes ``%px`` run on all engines.
+
+    Raises OSError (no connection file, or a stale one), PermissionError or ValueError (an unusable one),
+    VersionMismatch (other protocol or other Python), ConnectionRefusedError (wrong key), TimeoutError.
+    """
+
+    #: What calls of new views do when they are not told: wait for results, or return an AsyncResult.
+    block = False
+
+    def __init__(
+        self,
+        connection_info: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        *,
+        cluster_id: str | None = None,
+        timeout: float = 10,
+        profile: str = "",
+        cluster: Any = None,
+        **ignored: Any,
+    ) -> None:
+        self.profile = profile
+        self.cluster = cluster
+        if connection_info is None or isinstance(connection_info, str | os.PathLike):
+            path = connection.path_of(cluster_id) if connection_info is None else os.fspath(connection_info)
+            self._info = connection.wait_for(path, timeout)
+            shown = connection.shorten(path)
+        else:
+            self._info = connection.check(dict(connection_info))
+            shown = "(given as a dict)"
+        channel = connection.connect(self._info, shown, timeout)
+        try:
+            self._session = Session(channel, self._info["key"], timeout)
+        except BaseException:
+            channel.close()
+            raise
+        self._requests: list[tuple[int, int]] = []
+        _open.add(self)
+        self._activate_first()
+
+    def _activate_first(self) -> None:
+        from .outputs import shell
+
+        ip = shell()
+        if ip is not None:
+            from .magics import activate_first
+
+            activate_first(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._session.lost is not None else f"{len(self)} engines"
+        return f"<Client of cluster {self._session.cluster_id!r}: {state}>"
+
+    # -- engines -------------------------------------------------------------------------------------------------
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the engines that are alive, in order."""
+        return sorted(self._session.engines)
+
+    def __len__(self) -> int:
+        return len(self._session.engines)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[DirectView]:
+        for engine in self.ids:
+            yield self.direct_view(engine)
+
+    def __getitem__(self, key: int | slice | list[int] | tuple[int, ...] | range) -> DirectView:
+        """A DirectView of an engine, or of several. TypeError: other keys; IndexError: no such engine."""
+        if not isinstance(key, int | slice | tuple | list | range):
+            raise TypeError(f"key by int/slice/iterable of ints only, not {type(key)}")
+        return self.direct_view(key)
+
+    def _some_engines(self) -> None:
+        session = self._session
+        if not session.engines:
+            session.check()
+            raise error.NoEnginesRegistered()
+
+    def _resolve(self, targets: Any) -> list[int]:
+        """Engine ids of `targets`. EngineError: one is gone; IndexError: there never was one; TypeError."""
+        self._some_engines()
+        ids = self.ids
+        if targets is None or targets == "all":
+            return ids
+        if isinstance(targets, str):
+            raise TypeError(f"{targets!r} not valid str target, must be 'all'")
+        if isinstance(targets, slice):
+            return ids[targets]
+        if isinstance(targets, int):
+            targets = [targets]
+        if not isinstance(targets, list | tuple | range):
+            raise TypeError(f"targets by int/slice/collection of ints only, not {type(targets)}")
+        return [self._engine(target, ids) for target in targets]
+
+    def _engine(self, target: Any, ids: list[int]) -> int:
+        if not isinstance(target, int) or isinstance(target, bool):
+            raise TypeError(f"targets by int/slice/collection of ints only, not {type(target)}")
+        session = self._session
+        if target in session.engines:
+            return target
+        if target in session.gone:
+            raise error.EngineError(f"Engine {target} is gone: {session.gone[target]}")
+        if target < 0 and -target <= len(ids):
+            return ids[target]
+        raise IndexError(f"No such engine: {target}")
+
+    # -- views ---------------------------------------------------------------------------------------------------
+
+    def direct_view(self, targets: Any = "all", **kwargs: Any) -> DirectView:
+        """A view that addresses engines; ``'all'`` means those that are alive at each call. `kwargs` are flags."""
+        from .direct import DirectView
+
+        return DirectView(self, self._fixed(targets, all_stays=True), **kwargs)
+
+    def broadcast_view(self, targets: Any = "all", is_coalescing: bool = False, **kwargs: Any) -> BroadcastView:
+        """As :meth:`direct_view`, the engines fixed now: every direct call is a broadcast."""
+        from .direct import BroadcastView
+
+        return BroadcastView(self, self._fixed(targets, all_stays=False), is_coalescing=is_coalescing, **kwargs)
+
+    def _fixed(self, targets: Any, all_stays: bool) -> Any:
+        if targets == "all" and all_stays:
+            return "all"
+        single = isinstance(targets, int)
+        engines = self._resolve(targets)
+        return engines[0] if single else engines
+
+    def load_balanced_view(self, targets: Any = None, **kwargs: Any) -> LoadBalancedView:
+        """A view whose tasks run on any free engine of `targets` (None: of all). `kwargs` are flags."""
+        from .loadbalanced import LoadBalancedView
+
+        return LoadBalancedView(self, None if targets is None or targets == "all" else self._resolve(targets), **kwargs)
+
+    def executor(self, targets: Any = None) -> ViewExecutor:
+        """A concurrent.futures.Executor over a load-balanced view."""
+        return self.load_balanced_view(targets).executor
+
+    def activate(self, targets: Any = "all", suffix: str = "") -> DirectView:
+        """Register ``%px`` and its companions (+ `suffix`) for a new blocking view, which is returned."""
+        view = self.direct_view(targets)
+        view.block = True
+        view.activate(suffix)
+        return view
+
+    # -- waiting -------------------------------------------------------------------------------------------------
+
+    def wait_for_engines(
+        self,
+        n: int | None = None,
+        *,
+        timeout: float = -1,
+        block: bool = True,
+        interactive: bool | None = None,
+        widget: bool | None = None,
+    ) -> Future[None] | None:
+        """Wait until `n` engines (default: as many as the cluster was started with) are there.
+
+        With ``block=False`` a Future. `interactive`: a progress bar (default: in IPython). Raises TimeoutError.
+        """
+        from .jobs import wait_for_engines
+
+        wanted = int(self._info.get("engines", 1)) if n is None else n
+        return wait_for_engines(self, wanted, timeout, block, interactive, widget)
+
+    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
+        """Wait for `jobs` (msg_ids, indices into the history, AsyncResults; default: all); whether they are done."""
+        from .jobs import requests_of
+
+        requests = self._session.outstanding() if jobs is None else requests_of(self, jobs, known_only=True)
+        limit = None if timeout is None or timeout < 0 else timeout
+        return self._session.wait(lambda: all(request.done for request in requests), limit)
+
+    def wait_interactive(self, jobs: Any = None, interval: float = 1.0, timeout: float = -1.0) -> None:
+        """:meth:`wait` with a progress bar."""
+        from .asyncresult import AsyncResult
+        from .jobs import requests_of
+
+        requests = self._session.outstanding() if jobs is None else requests_of(self, jobs, known_only=True)
+        if requests:
+            AsyncResult(self, requests)._watch().wait_interactive(interval=interval, timeout=timeout)
+
+    # -- control -------------------------------------------------------------------------------------------------
+
+    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
+        """Abort what has not started of `jobs` (default: everything of this client), on `targets` (default: all)."""
+        from .jobs import requests_of
+
+        numbers = None if jobs is None else [request.id for request in requests_of(self, jobs, known_only=True)]
+        engines = None if targets is None or targets == "all" else self._resolve(targets)
+        self._session.request(
+            {"type": "abort", "id": 0, "requests": numbers, "targets": engines}, self.block if block is None else block
+        )
+
+    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
+        """Send a signal, by number or name, to the engines' user code; SIGINT interrupts it."""
+        import signal
+
+        try:
+            signum = signal.Signals[sig] if isinstance(sig, str) and not sig.isdigit() else int(sig)
+        except KeyError:
+            raise ValueError(f"no signal has the name {sig!r}") from None
+        engines = None if targets is None or targets == "all" else self._resolve(targets)
+        self._session.request(
+            {"type": "signal", "id": 0, "signum": int(signum), "targets": engines},
+            self.block if block is None else block,
+        )
+
+    def clear(self, targets: Any = None, block: bool | None = None) -> Any:
+        """Remove the user's names from the engines' namespaces, in order with all other calls."""
+        view = self.direct_view("all" if targets is None else targets)
+        return view.clear(block=self.block if block is None else block)
+
+    def queue_status(self, targets: Any = "all", verbose: bool = False) -> Any:
+        """What engines have to do: ``{id: {"queue", "completed", "tasks"}, …, "unassigned": n}``.
+
+        For one engine (an int) only its entry.
+        """
+        answer = self._session.request({"type": "status", "id": 0}).answer
+        found: dict[Any, Any] = {"unassigned": answer["unassigned"]}
+        for engine in answer["engines"]:
+            found[engine["id"]] = {key: engine[key] for key in ("queue", "completed", "tasks")}
+        if targets is None or targets == "all":
+            return found
+        if isinstance(targets, int):
+            return found[self._resolve(targets)[0]]
+        return {"unassigned": found["unassigned"], **{engine: found[engine] for engine in self._resolve(targets)}}
+
+    def shutdown(
+        self, targets: Any = "all", restart: bool = False, hub: bool = False, block: bool | None = None
+    ) -> None:
+        """Stop the cluster (``hub=True``). NotImplementedError: `restart`, or single engines, which are MPI ranks."""
+        if restart:
+            raise NotImplementedError("Engine restart is not supported: stop the cluster and start it again")
+        if not hub:
+            raise NotImplementedError(
+                "engines are ranks of one MPI program and cannot be stopped alone: shutdown(hub=True) stops the cluster"
+            )
+        try:
+            request = self._session.request({"type": "shutdown", "id": 0}, block=False)
+            self._session.wait(lambda: request.done and self._session.lost is not None)
+        except error.ConnectionLost:
+            if self._session.lost is None:
+                raise
+
+    def close(self, linger: Any = None) -> None:
+        """Leave the cluster; it goes on. Calls that wait fail with ConnectionLost. A second close does nothing."""
+        _open.discard(self)
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        session = self.__dict__.get("_session")
+        if session is not None:
+            session.close()
+
+    # -- calls that were made ------------------------------------------------------------------------------------
+
+    def _record(self, request: Request) -> None:
+        self._requests.append((request.id, request.count))
+
+    def _msg_ids(self, requests: Iterable[tuple[int, int]]) -> list[str]:
+        name = self._session.name
+        found: list[str] = []
+        for number, count in list(requests):
+            if count == 1:
+                found.append(f"{name}_{number}")
+            else:
+                found += [f"{name}_{number}_{slot}" for slot in range(count)]
+        return found
+
+    @property
+    def history(self) -> list[str]:
+        """The msg_ids of all calls, oldest first: one per engine or task."""
+        return self._msg_ids(self._requests)
+
+    @property
+    def outstanding(self) -> set[str]:
+        """The msg_ids of calls that have not been answered."""
+        return {
+            request.msg_id(slot)
+            for request in self._session.outstanding()
+            for slot in range(request.count)
+            if not request.slot_done(slot)
+        }
+
+    @property
+    def results(self) -> ResultsByName:
+        """Results by msg_id, as long as somebody holds them; exceptions stand for themselves."""
+        from .jobs import ResultsByName
+
+        return ResultsByName(self, metadata=False)
+
+    @property
+    def metadata(self) -> ResultsByName:
+        """Metadata by msg_id, as long as somebody holds the result."""
+        from .jobs import ResultsByName
+
+        return ResultsByName(self, metadata=True)
+
+    def get_result(self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True) -> AsyncResult:
+        """The AsyncResult of a msg_id or of an index into the history (default: the last), or of a list of them.
+
+        Results are kept only as long as somebody holds them: otherwise KeyError.
+        """
+        from .jobs import result_of
+
+        result = result_of(self, -1 if indices_or_msg_ids is None else indices_or_msg_ids)
+        if self.block if block is None else block:
+            result.wait()
+        return result
+
+    def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
+        """Does nothing: results are kept only as long as somebody holds them."""
+
+    purge_local_results = purge_hub_results = purge_results
+
+    def purge_everything(self) -> None:
+        """Forget the history."""
+        self._requests.clear()
+
+    def spin(self) -> None:
+        """Does nothing: results arrive by themselves."""

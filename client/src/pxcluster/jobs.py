@@ -1,0 +1,144 @@
+"""Finding calls again by name, by index or by their results; and waiting for engines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .asyncresult import AsyncResult
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from .client import Client
+    from .requests import Request
+
+
+def _slots_of(client: Client, job: Any, known_only: bool) -> list[tuple[Request, int]]:
+    """The (request, slot) pairs that a job names. KeyError: nobody holds its result any more; TypeError."""
+    if isinstance(job, AsyncResult):
+        return job._slots()
+    if isinstance(job, int):
+        job = client.history[job]
+    if not isinstance(job, str):
+        raise TypeError(f"Expected msg_id, int, or AsyncResult, got {job!r}")
+    session = client._session
+    rest = job[len(session.name) + 1 :] if job.startswith(session.name + "_") else ""
+    number, _, slot = rest.partition("_")
+    request = session.find(int(number)) if number.isdigit() else None
+    if request is None:
+        if known_only:
+            return []
+        raise KeyError(f"nobody holds the result of {job!r} any more: keep its AsyncResult")
+    return [(request, int(slot) if slot.isdigit() else 0)]
+
+
+def _listed(jobs: Any) -> tuple[list[Any], bool]:
+    if isinstance(jobs, list | tuple | set | frozenset | Iterator):
+        return list(jobs), False
+    return [jobs], True
+
+
+def requests_of(client: Client, jobs: Any, known_only: bool = False) -> list[Request]:
+    """The requests that `jobs` (one job or several) belong to, each once."""
+    found: dict[int, Request] = {}
+    for job in _listed(jobs)[0]:
+        for request, _ in _slots_of(client, job, known_only):
+            found[request.id] = request
+    return list(found.values())
+
+
+def result_of(client: Client, jobs: Any) -> AsyncResult:
+    """An AsyncResult of one job or of several."""
+    listed, single = _listed(jobs)
+    parts = [part for job in listed for part in _slots_of(client, job, False)]
+    single = single and len(parts) == 1
+    return AsyncResult(
+        client,
+        [request for request, _ in parts],
+        fname=parts[0][0].name if parts else "unknown",
+        single=single,
+        parts=parts,
+    )._watch()
+
+
+class ResultsByName(Mapping[str, Any]):
+    """A view of a client's results, or of their metadata, by msg_id."""
+
+    def __init__(self, client: Client, metadata: bool) -> None:
+        self._client = client
+        self._metadata = metadata
+
+    def __getitem__(self, msg_id: str) -> Any:
+        request, slot = _slots_of(self._client, msg_id, False)[0]
+        if self._metadata:
+            return request.metadata(slot)
+        if not request.slot_done(slot):
+            raise KeyError(msg_id)
+        return request.outcome(slot)[1]
+
+    def __iter__(self) -> Iterator[str]:
+        for msg_id in self._client.history:
+            slots = _slots_of(self._client, msg_id, True)
+            if slots and (self._metadata or slots[0][0].slot_done(slots[0][1])):
+                yield msg_id
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def wait_for_engines(
+    client: Client, n: int, timeout: float, block: bool, interactive: bool | None, widget: bool | None
+) -> Future[None] | None:
+    """See Client.wait_for_engines."""
+    if not block:
+        from concurrent.futures import Future
+
+        future: Future[None] = Future()
+
+        def watch() -> None:
+            try:
+                _wait_for_engines(client, n, timeout, False, widget)
+            except Exception as problem:
+                future.set_exception(problem)
+            else:
+                future.set_result(None)
+
+        threading.Thread(target=watch, name="pxcluster-wait-for-engines", daemon=True).start()
+        return future
+    if interactive is None:
+        from .outputs import shell
+        from .progress import noninteractive
+
+        interactive = shell() is not None and not noninteractive()
+    _wait_for_engines(client, n, timeout, interactive, widget)
+    return None
+
+
+def _wait_for_engines(client: Client, n: int, timeout: float, interactive: bool, widget: bool | None) -> None:
+    session = client._session
+    if len(client) >= n:
+        return
+    session.check()
+    limit = timeout if timeout >= 0 else None
+    if not interactive:
+        enough = session.wait(lambda: len(client) >= n, limit)
+    else:
+        from time import monotonic
+
+        from .progress import progress
+
+        deadline = None if limit is None else monotonic() + limit
+        bar = progress(widget=widget, initial=len(client), total=n, unit="engine")
+        try:
+            while not (enough := session.wait(lambda: len(client) >= n, 0.1)):
+                bar.update(len(client) - bar.n)
+                if deadline is not None and monotonic() > deadline:
+                    break
+            bar.update(len(client) - bar.n)
+        finally:
+            bar.close()
+    if not enough:
+        raise TimeoutError(f"{n} engines not ready in {timeout} seconds. Currently ready: {len(client)}")

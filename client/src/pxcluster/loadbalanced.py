@@ -1,0 +1,199 @@
+"""The view that leaves it to the cluster which engine runs a task."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from . import serialize
+from .requests import MapRequest
+from .view import View, name_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from .mapresult import AsyncMapResult
+
+_LATER = "{} is not supported yet: order tasks by waiting for the results that they need"
+
+
+class KeywordCall:
+    """A function and its keyword arguments, to be called with the positional ones."""
+
+    def __init__(self, function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+        self.function = function
+        self.kwargs = kwargs
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args, **self.kwargs)
+
+
+class LoadBalancedView(View):
+    """Tasks for whichever engine is free, `targets` (None: any engine) permitting.
+
+    Flags beside those of every view: `retries`, how often a task that raised is tried again.
+    """
+
+    _flag_names = (*View._flag_names, "follow", "after", "timeout", "retries")
+
+    def __init__(self, client: Any, targets: Any = None, **flags: Any) -> None:
+        self.follow: Any = None
+        self.after: Any = None
+        self.timeout: float = 0.0
+        self.retries: int = 0
+        super().__init__(client, targets, **flags)
+
+    def _check_flag(self, name: str, value: Any) -> None:
+        super()._check_flag(name, value)
+        if name == "timeout" and value is not None and value < 0:
+            raise ValueError(f"Invalid timeout: {value}")
+        if name == "retries" and not isinstance(value, int):
+            raise TypeError(f"retries must be int, not {type(value)!r}")
+        if name in ("follow", "after", "timeout") and value:
+            raise NotImplementedError(_LATER.format(f"{name}="))
+
+    # -- the one way to the engines ------------------------------------------------------------------------------
+
+    def _submit(self, request: MapRequest, function: bytes, offsets: array[int], items: Any) -> None:
+        """Send a map of tasks that are packed already."""
+        targets = None if self.targets is None else self.client._resolve(self.targets)
+        self.client._some_engines()
+        request.label = self.label if request.label is None else request.label
+        self.client._session.submit(
+            request,
+            {
+                "type": "map",
+                "id": 0,
+                "tasks": request.count,
+                "targets": targets,
+                "label": request.label,
+                "retries": self.retries,
+            },
+            [function, memoryview(offsets).cast("B"), items],
+        )
+        self._record(request)
+
+    def _apply(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], block: bool) -> Any:
+        name = name_of(f)
+        function = pack_function(KeywordCall(f, kwargs) if kwargs else f, name, star=True)
+        request = MapRequest(name, 1)
+        offsets, items = pack([args])
+        if block:
+            self._submit(request, function, offsets, items)
+            self.client._session.wait(lambda: request.done)
+            succeeded, value = request.outcome(0)
+            if not succeeded:
+                raise value
+            return value
+        from .asyncresult import AsyncResult
+
+        result = AsyncResult(self.client, [request], fname=name, single=True)._watch()
+        self._submit(request, function, offsets, items)
+        return result
+
+    # -- maps ----------------------------------------------------------------------------------------------------
+
+    def map(
+        self,
+        f: Callable[..., Any],
+        *sequences: Any,
+        block: bool | None = None,
+        chunksize: int = 1,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        label: str | None = None,
+    ) -> Any:
+        """As the builtin map, each `chunksize` items being one task. An AsyncMapResult unless it blocks.
+
+        With ``ordered=False`` iterating yields results as they arrive. Unequal sequences stop at the shortest;
+        generators are made lists; the result for empty ones is an empty list.
+        """
+        if not sequences:
+            raise TypeError("must have some sequences to map onto!")
+        star = len(sequences) > 1
+        items: Iterable[Any] = zip(*sequences, strict=False) if star else sequences[0]
+        result = self._map_items(f, items, star, chunksize or 1, ordered, return_exceptions, label)
+        if isinstance(result, list) or not (self.block if block is None else block):
+            return result
+        return result.get()
+
+    def _map_items(
+        self,
+        f: Callable[..., Any],
+        items: Iterable[Any],
+        star: bool,
+        chunksize: int,
+        ordered: bool,
+        return_exceptions: bool,
+        label: str | None,
+        join: Callable[[Sequence[Any]], Any] | None = None,
+    ) -> AsyncMapResult | list[Any]:
+        from .mapresult import AsyncMapResult
+
+        sizes: list[int] | None = None
+        if chunksize != 1:
+            if chunksize < 1:
+                raise ValueError(f"chunksize must be at least 1, not {chunksize}")
+            known = list(items)
+            items = [known[start : start + chunksize] for start in range(0, len(known), chunksize)]
+            sizes = [len(chunk) for chunk in items]
+        offsets, packed = pack(items)
+        count = len(offsets) - 1
+        if count == 0:
+            return []
+        name = name_of(f)
+        function = pack_function(f, name, star=star, chunked=sizes is not None)
+        request = MapRequest(name, count, label)
+        result = AsyncMapResult(
+            self.client,
+            [request],
+            fname=name,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            sizes=sizes,
+            join=join,
+        )._watch()
+        self._submit(request, function, offsets, packed)
+        return result
+
+    def imap(
+        self,
+        f: Callable[..., Any],
+        *sequences: Any,
+        ordered: bool = True,
+        max_outstanding: int | str = "auto",
+        return_exceptions: bool = False,
+    ) -> Iterator[Any]:
+        """As the builtin map for inputs of any length, even endless ones: a LazyMapIterator over the results.
+
+        At most `max_outstanding` tasks are unanswered at any time (0: no limit; ``'auto'``: as many as keep the
+        engines busy). Its ``cancel()`` takes no more inputs.
+        """
+        from .imap import LazyMapIterator
+
+        if not sequences:
+            raise TypeError("must have some sequences to map onto!")
+        limit = None if max_outstanding == "auto" else int(max_outstanding)
+        return LazyMapIterator(self, f, sequences, ordered, limit, return_exceptions)
+
+    def register_joblib_backend(self, name: str = "ipyparallel", make_default: bool = False) -> None:
+        """Let joblib use this view: not supported yet."""
+        raise NotImplementedError("the joblib backend is not supported yet: use view.map or view.executor")
+
+
+def pack_function(f: Any, name: str, star: bool = False, chunked: bool = False) -> bytes:
+    """The first buffer of a map. Raises SerializationError."""
+    return serialize.dumps_task({"function": f, "star": star, "chunked": chunked, "name": name})
+
+
+def pack(items: Iterable[Any]) -> tuple[array[int], bytearray]:
+    """Pickle each item: the offsets (u64[n + 1], bytes) and the items back to back. Raises SerializationError."""
+    dumps = serialize.dumps_task
+    packed = bytearray()
+    offsets = array("Q", (0,))
+    note = offsets.append
+    for item in items:
+        packed += dumps(item)
+        note(len(packed))
+    return offsets, packed

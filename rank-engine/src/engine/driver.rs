@@ -1,0 +1,79 @@
+//! Two threads, one conversation: whoever is free talks to the other ranks.
+//!
+//! While Python has nothing to run, its main thread (without the GIL) sleeps on the rank's doorbell and takes the turns:
+//! a request is then received, run and answered by one thread, with no hand-over. While user code runs, the comm thread
+//! is the one that the bell wakes; it never touches the GIL, so that an engine relays, is interrupted and reports
+//! whatever its Python does.
+
+use super::comm::{Comm, Turn};
+use super::shared::{Piece, Shared};
+use pxcluster_transport::doorbell::Sleeper;
+use pxcluster_transport::mpi::{Bell, MpiTransport};
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+/// See the module's page.
+pub(super) struct Driver {
+    pub(super) shared: Shared,
+    comm: Mutex<Comm>,
+    bell: Bell,
+}
+
+impl Driver {
+    pub(super) fn new(transport: MpiTransport) -> anyhow::Result<Self> {
+        let bell = transport.bell();
+        let shared = Shared::new(bell.clone());
+        Ok(Self { shared, comm: Mutex::new(Comm::new(transport)?), bell })
+    }
+
+    fn turn(&self) -> anyhow::Result<Turn> {
+        self.comm.lock().unwrap_or_else(PoisonError::into_inner).turn(&self.shared)
+    }
+
+    /// The comm thread: takes turns until Python has ended and everything has been said.
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        loop {
+            let seen = self.bell.rings();
+            match self.turn()? {
+                Turn::Done => return Ok(()),
+                // The main thread sleeps only when it has nothing to run, which may have changed.
+                Turn::Busy => self.bell.wake(Sleeper::First),
+                Turn::Idle(nap) => self.bell.sleep(seen, nap, Sleeper::Second),
+            }
+        }
+    }
+
+    /// The main thread: the next work, taking turns until there is some.
+    pub(super) fn next(&self) -> Piece {
+        loop {
+            let seen = self.bell.rings();
+            if let Some(piece) = self.shared.try_next() {
+                return piece;
+            }
+            match self.turn() {
+                Ok(Turn::Busy) => {}
+                Ok(Turn::Idle(nap)) => self.bell.sleep(seen, nap, Sleeper::First),
+                Ok(Turn::Done) => return Piece::Shutdown,
+                Err(error) => give_up(&error),
+            }
+        }
+    }
+
+    /// The main thread: sends what may not wait for the end of the work that it is about to begin.
+    pub(super) fn flush(&self) {
+        if let Err(error) = self.turn() {
+            give_up(&error);
+        }
+    }
+
+    /// The interpreter has ended with this status; the comm thread says goodbye.
+    pub(super) fn python_has_ended(&self, status: i32) {
+        self.shared.python_has_ended(status);
+    }
+}
+
+/// Ends the job: without messages an engine is of no use, and the main thread is inside Python.
+fn give_up(error: &anyhow::Error) -> ! {
+    let _closed_stderr = writeln!(std::io::stderr(), "pxcluster: an engine cannot go on: {error:#}");
+    std::process::abort()
+}

@@ -1,0 +1,127 @@
+"""The connection file as a client meets it: by TLS from another host, damaged, exposed, of another cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.cluster import Cluster
+from harness.peer import port_of
+
+from pxcluster import Client
+
+pytestmark = pytest.mark.smoke
+
+
+def write(path: Path, content: Any, mode: int = 0o600) -> str:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    path.chmod(mode)
+    return str(path)
+
+
+def from_another_host(connection: dict[str, Any]) -> dict[str, Any]:
+    """The file as it looks from another host: TLS is the only way."""
+    return connection | {"host": "another-host", "addresses": [f"127.0.0.1:{port_of(connection)}"]}
+
+
+def refusal(connection_file: str) -> str:
+    """What a client says of the file: one line."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (which class is another test's business)
+        Client(connection_info=connection_file, timeout=1)
+    assert isinstance(caught.value, OSError | ValueError), repr(caught.value)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+def test_tls_does_everything_that_the_socket_does(cluster: Cluster, tmp_path: Path) -> None:
+    file = write(tmp_path / "c.json", from_another_host(cluster.connection()))
+    with cluster.client(connection_info=file) as client:
+        assert client.ids == [0, 1, 2, 3]
+        client[:]["data"] = b"x" * 5_000_000
+        assert client[:].pull("len(data)", block=True) == [5_000_000] * 4
+        assert client.load_balanced_view().map_sync(abs, range(-100, 0)) == list(range(100, 0, -1))
+        assert client[0]["data"] == b"x" * 5_000_000
+
+
+def test_addresses_are_tried_in_order(cluster: Cluster, tmp_path: Path) -> None:
+    connection = from_another_host(cluster.connection())
+    connection["addresses"] = ["127.0.0.1:1", *connection["addresses"]]
+    with cluster.client(connection_info=write(tmp_path / "c.json", connection)) as client:
+        assert client.ids == [0, 1, 2, 3]
+
+
+def test_a_missing_socket_means_tls(cluster: Cluster, tmp_path: Path) -> None:
+    connection = from_another_host(cluster.connection())
+    connection |= {"host": cluster.connection()["host"], "socket": str(tmp_path / "gone.sock")}
+    with cluster.client(connection_info=write(tmp_path / "c.json", connection)) as client:
+        assert client.ids == [0, 1, 2, 3]
+
+
+def test_another_certificate_is_refused(
+    cluster: Cluster, new_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    connection = from_another_host(cluster.connection())
+    connection["certificate"] = new_cluster(1).connection()["certificate"]
+    assert "certificate" in refusal(write(tmp_path / "c.json", connection))
+
+
+def test_another_key_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    for connection in (cluster.connection(), from_another_host(cluster.connection())):
+        assert "key" in refusal(write(tmp_path / "c.json", connection | {"key": "0" * 64}))
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+def test_a_file_that_others_can_read_is_refused(cluster: Cluster, tmp_path: Path, mode: int) -> None:
+    file = write(tmp_path / "c.json", cluster.connection(), mode)
+    assert file in refusal(file)
+
+
+def test_a_file_of_another_version_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    file = write(tmp_path / "c.json", cluster.connection() | {"protocol_version": 99})
+    assert "99" in refusal(file)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"text"', "{}", '{"protocol_version": 1}', "\0\1\2", "[" * 10_000])
+def test_a_file_that_is_no_connection_file_is_refused(tmp_path: Path, content: str) -> None:
+    file = write(tmp_path / "c.json", content)
+    assert file in refusal(file)
+
+
+@pytest.mark.parametrize("key", ["key", "certificate", "addresses", "socket", "host"])
+@pytest.mark.parametrize("value", [None, 7, {}])
+def test_a_file_with_a_wrong_value_is_refused(cluster: Cluster, tmp_path: Path, key: str, value: Any) -> None:
+    file = write(tmp_path / "c.json", from_another_host(cluster.connection()) | {key: value})
+    assert file in refusal(file)
+
+
+def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    dangling = tmp_path / "dangling.json"
+    dangling.symlink_to(tmp_path / "nowhere")
+    for path in (directory, dangling, tmp_path / "missing.json", tmp_path / "no" / "folder.json"):
+        assert str(path) in refusal(str(path))
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads every file")
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.json", "{}", 0o000)
+    assert file in refusal(file)
+
+
+def test_the_default_is_the_default_cluster_of_the_directory(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PXCLUSTER_DIR", str(cluster.site.directory))
+    with Client() as client:
+        assert client.ids == [0, 1, 2, 3]
+    with Client(cluster_id="default") as client:
+        assert client.ids == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="no-such-cluster"):
+        Client(cluster_id="no-such-cluster", timeout=0.1)
