@@ -8,7 +8,6 @@ break the connection, always at a point it chooses.
 from __future__ import annotations
 
 import builtins
-import io
 import json
 import queue
 import socket
@@ -19,7 +18,7 @@ import time
 import traceback
 import types
 from array import array
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 
 from pxcluster import frames, serialize
 
@@ -85,18 +84,14 @@ class FakeController:
 
     def close(self):
         self._closing = True
-        self.listener.close()
-        if self.connection is not None:
+        for sock in (self.listener, self.connection):
             try:
-                self.connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-        else:
-            # wakes accept()
-            self.thread = None
-        if self.thread is not None:
-            self.thread.join(5)
-            assert not self.thread.is_alive()
+                sock.shutdown(socket.SHUT_RDWR)  # wakes the thread
+            except (OSError, AttributeError):
+                pass  # nobody connected, or it is gone already
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+        self.listener.close()
 
     def expect(self, kind):
         """The next received frame of type `kind`."""
@@ -184,8 +179,8 @@ class FakeController:
 
     def _run(self, header, engine, kind, content, buffers):
         try:
-            with self._printing(header["id"], engine.id, None):
-                return 0, serialize.dumps(getattr(self, "_do_" + kind)(engine, content, buffers, header["id"]))
+            self._printing(header["id"], engine, None)
+            return 0, serialize.dumps(getattr(self, "_do_" + kind)(engine, content, buffers, header["id"]))
         except BaseException as error:
             return 1, [error_payload(error, engine.id, "execute" if kind == "execute" else "apply")]
         finally:
@@ -237,10 +232,10 @@ class FakeController:
             engine = self.engines[engines[index % len(engines)]]
             started = time.time()
             try:
-                with self._printing(header["id"], engine.id, index):
-                    with loading(engine):
-                        item = serialize.loads_task(memoryview(buffers[2])[offsets[index] : offsets[index + 1]])
-                    payload, status = serialize.dumps_task(call(function, item, engine)), 0
+                self._printing(header["id"], engine, index)
+                with loading(engine):
+                    item = serialize.loads_task(memoryview(buffers[2])[offsets[index] : offsets[index + 1]])
+                payload, status = serialize.dumps_task(call(function, item, engine)), 0
             except BaseException as error:
                 payload, status = error_payload(error, engine.id, "apply"), 1
             results.append((index, engine.id, status, started, time.time(), payload))
@@ -284,27 +279,13 @@ class FakeController:
         header = {"type": "output", "id": number, "engine": engine, "task": task, "name": name}
         self._answer(header, [text.encode()])
 
-    @contextmanager
     def _printing(self, number, engine, task):
-        streams = {name: Stream(lambda text, name=name: self._output(number, engine, task, name, text))
-                   for name in ("stdout", "stderr")}  # fmt: skip
-        with redirect_stdout(streams["stdout"]), redirect_stderr(streams["stderr"]):
-            yield
+        """Give the engine a print() that goes to the client; ``file="stderr"`` chooses the stream."""
 
+        def remote_print(*values, sep=" ", end="\n", file="stdout"):
+            self._output(number, engine.id, task, file, sep.join(map(str, values)) + end)
 
-class Stream(io.TextIOBase):
-    """Lines sent as they are completed; only for the thread that made it, as redirection is for the whole process."""
-
-    def __init__(self, send):
-        self.send = send
-        self.thread = threading.get_ident()
-
-    def write(self, text):
-        if threading.get_ident() != self.thread:
-            return sys.__stdout__.write(text)
-        if text:
-            self.send(text)
-        return len(text)
+        engine.namespace["print"] = remote_print
 
 
 @contextmanager

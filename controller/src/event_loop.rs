@@ -431,7 +431,7 @@ fn unix_time() -> f64 {
 /// An error payload as engines make them, for what an engine can no longer say.
 fn lost_error(message: &str) -> Vec<u8> {
     let error = serde_json::json!({
-        "ename": "EngineError", "evalue": message, "traceback": format!("EngineError: {message}"),
+        "ename": "EngineError", "evalue": message, "traceback": null,
         "engine_id": null, "engine_uuid": null, "method": "apply",
     });
     error.to_string().into_bytes()

@@ -66,14 +66,23 @@ impl ClusterFiles {
     /// Says where the files of `cluster_id` are; touches nothing.
     pub fn locate(cluster_id: &str) -> Result<Self, FilesError> {
         let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".pxcluster"));
-        let base = std::env::var_os("PXCLUSTER_DIR").map(PathBuf::from).or_else(home).ok_or(FilesError::NoHome)?;
+        let base = std::env::var_os("PXCLUSTER_DIR")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+            .or_else(home)
+            .ok_or(FilesError::NoHome)?;
         let base = std::path::absolute(&base).map_err(failed(&base))?;
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
         let sockets = runtime.map_or_else(
             || PathBuf::from(format!("/tmp/pxcluster-{}", nix::unistd::getuid())),
             |path| path.join("pxcluster"),
         );
-        Ok(Self { cluster_id: cluster_id.to_owned(), directory: base.join(cluster_id), sockets })
+        Ok(Self::below(&base, sockets, cluster_id))
+    }
+
+    /// The files of `cluster_id` in a directory of clusters and a directory of sockets.
+    pub fn below(base: &Path, sockets: PathBuf, cluster_id: &str) -> Self {
+        Self { cluster_id: cluster_id.to_owned(), directory: base.join(cluster_id), sockets }
     }
 
     /// The connection file.

@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
     /// It does not speak the protocol.
-    #[error("the peer {0}")]
+    #[error("the peer sends no frame of this protocol: {0}")]
     Frame(#[from] FrameError),
     /// It begins with something else.
     #[error("the first frame is not `hello`")]

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 /// How long connections have to write their last frames when the cluster ends.
 pub(crate) const LAST_FRAMES: Duration = Duration::from_millis(20);
 
-/// Connections that have not finished their handshake; more wait in the system's queue.
+/// TLS handshakes under way; more wait in the system's queue.
 const STRANGERS: usize = 64;
 
 /// Number of a connection, given by the socket thread; the event loop maps it to a client.

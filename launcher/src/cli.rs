@@ -36,7 +36,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct RankFlags {
     /// Name of the cluster
-    #[arg(long, value_name = "ID", default_value = "default", value_parser = parse_cluster_id)]
+    #[arg(long, value_name = "ID", env = "PXCLUSTER_CLUSTER_ID", default_value = "default", value_parser = parse_cluster_id)]
     pub cluster_id: String,
     /// Python of the engines [default: the active environment's]
     #[arg(long, value_name = "PATH")]
@@ -86,7 +86,7 @@ pub struct StartFlags {
 #[derive(Debug, Args)]
 pub struct StatusFlags {
     /// Name of the cluster
-    #[arg(long, value_name = "ID", default_value = "default", value_parser = parse_cluster_id)]
+    #[arg(long, value_name = "ID", env = "PXCLUSTER_CLUSTER_ID", default_value = "default", value_parser = parse_cluster_id)]
     pub cluster_id: String,
     /// Print JSON
     #[arg(long)]
@@ -97,7 +97,7 @@ pub struct StatusFlags {
 #[derive(Debug, Args)]
 pub struct StopFlags {
     /// Name of the cluster
-    #[arg(long, value_name = "ID", default_value = "default", value_parser = parse_cluster_id)]
+    #[arg(long, value_name = "ID", env = "PXCLUSTER_CLUSTER_ID", default_value = "default", value_parser = parse_cluster_id)]
     pub cluster_id: String,
     /// Seconds to let it end by itself before its processes are killed
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = parse_seconds)]

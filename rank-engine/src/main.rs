@@ -47,7 +47,8 @@ fn run(flags: &cli::Flags) -> anyhow::Result<ExitCode> {
     if let Some(size) = place.size.filter(|size| *size != world.size()) {
         bail!(
             "this pxcluster was built with {} but {size} ranks were started by another MPI's launcher: start it with \
-             {}, or install pxcluster again with that MPI's mpicc on PATH",
+             {} (under srun: --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH), or install pxcluster again with that MPI's \
+             mpicc on PATH",
             pxcluster_transport::mpi::library_version(),
             env!("PXCLUSTER_MPIRUN"),
         );

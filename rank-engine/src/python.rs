@@ -67,7 +67,8 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Asks the interpreter that the user means: `chosen`, else the active environment's, else `python3` on `PATH`.
+    /// Asks the interpreter that the user means: `chosen`, else the active environment's, else the one
+    /// beside this program, else `python3` on `PATH`.
     pub(crate) fn spawn(chosen: Option<&Path>) -> Self {
         let program = chosen.map_or_else(active, |path| path.as_os_str().to_owned());
         let child = Command::new(&program)
@@ -93,10 +94,13 @@ impl Probe {
     }
 }
 
+/// The active environment's interpreter, else the one of the environment that this program is installed in.
 fn active() -> OsString {
     let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(std::env::var_os);
     let programs = environments.map(|prefix| PathBuf::from(prefix).join("bin/python"));
-    programs.into_iter().find(|program| program.exists()).map_or_else(|| "python3".into(), PathBuf::into_os_string)
+    let beside = std::env::current_exe().ok().map(|program| program.with_file_name("python"));
+    let mut candidates = programs.chain(beside);
+    candidates.find(|program| program.exists()).map_or_else(|| "python3".into(), PathBuf::into_os_string)
 }
 
 /// Judges an answer; `None` if it is none.

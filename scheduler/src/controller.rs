@@ -49,6 +49,11 @@ impl Controller {
         self.maps.unassigned()
     }
 
+    /// The client's requests that are under way.
+    pub fn requests_of(&self, client: ClientId) -> Vec<RequestKey> {
+        self.maps.of_client(client).chain(self.directs.of_client(client)).collect()
+    }
+
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.maps.is_empty() && self.directs.is_empty()

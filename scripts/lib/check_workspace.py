@@ -51,7 +51,7 @@ FOREIGN: dict[str, set[str]] = {
 DOORS: list[tuple[str, list[str]]] = [
     (r"\bbincode::", ["protocol/src/codec.rs"]),
     (r"\bmpi::(ffi|traits|topology|environment|request|raw|datatype|Threading)\b", ["transport/src/mpi*"]),
-    (r"\bpyo3::", ["rank-engine/extension/src/*", "rank-engine/src/interpreter*"]),
+    (r"\bpyo3::", ["rank-engine/extension/src/*", "rank-engine/src/engine/interpreter.rs"]),
     (r"\b(rustls|tokio_rustls|tokio::net)::", ["controller/*", "launcher/src/link*"]),
     (r"\b(Tcp|Unix)(Stream|Listener)\b", ["controller/*", "launcher/src/link*"]),
 ]

@@ -469,7 +469,7 @@ class AsyncResult(Future[Any]):
     @contextmanager
     def stream_output(self) -> Iterator[None]:
         """Within the context output is shown while the result is waited for, the rest of it at the end."""
-            from .outputs import LiveOutput
+        from .outputs import LiveOutput
 
         live = LiveOutput(self)
         self._live = live

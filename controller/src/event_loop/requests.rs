@@ -54,12 +54,19 @@ impl<T: Transport> Controller<T> {
                     self.clients.send(client, &ToClient::Done { id }, vec![]);
                 }
             }
-            FromClient::Abort { id, requests, targets: _ } => {
-                let event = match requests {
-                    Some(requests) => Event::Abort(requests.into_iter().map(key).collect()),
-                    None => Event::ClientGone(client), // what it submitted and has not started is dropped
-                };
-                self.decide(event, &Answer::default())?;
+            FromClient::Abort { id, requests, targets } => {
+                let keys = requests.map_or_else(
+                    || self.scheduler.requests_of(client),
+                    |requests| requests.into_iter().map(key).collect(),
+                );
+                match targets {
+                    None => self.decide(Event::Abort(keys), &Answer::default())?,
+                    // What these engines have is aborted; what they do not have yet may still run elsewhere.
+                    Some(_) => {
+                        let Some(targets) = self.resolve(key(id), targets) else { return Ok(()) };
+                        self.broadcast(&targets, &Cargo::Abort(keys))?;
+                    }
+                }
                 self.clients.send(client, &ToClient::Done { id }, vec![]);
             }
             FromClient::Status { id } => {

@@ -53,6 +53,8 @@ struct State {
     maps: BTreeMap<RequestKey, Map>,
     forgotten: Vec<RequestKey>,
     running: Option<(u64, Running)>,
+    /// The token that was handed out last and its request: threads of user code may print after its end.
+    last: Option<(u64, RequestKey)>,
     tokens: u64,
     outbox: Outbox,
     /// Python has come to its main loop.
@@ -214,10 +216,7 @@ impl Shared {
     /// Queues output of user code. Any thread may call it.
     pub(super) fn output(&self, token: u64, task: Option<TaskIndex>, name: OutputName, data: &[u8]) {
         let mut state = self.lock();
-        let key = match &state.running {
-            Some((running, Running::Direct { key, .. } | Running::Tasks { key, .. })) if *running == token => *key,
-            _ => return,
-        };
+        let Some((_, key)) = state.last.filter(|(last, _)| *last == token) else { return };
         let was_due = state.outbox.due();
         state.outbox.push_output(key, task, name, data);
         let ring = was_due.is_none() || state.outbox.due().is_some_and(|due| due <= Instant::now());
@@ -254,6 +253,8 @@ impl State {
 
     fn start(&mut self, running: Running) -> u64 {
         self.tokens += 1;
+        let (Running::Direct { key, .. } | Running::Tasks { key, .. }) = &running;
+        self.last = Some((self.tokens, *key));
         self.running = Some((self.tokens, running));
         self.tokens
     }

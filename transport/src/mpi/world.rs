@@ -11,7 +11,7 @@ use mpi::traits::{AsRaw, Communicator, CommunicatorCollectives, Root};
 use pxcluster_protocol::Rank;
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The MPI job of this process. Dropping it finalises MPI.
@@ -21,6 +21,8 @@ pub struct World {
     engines: Option<SimpleCommunicator>,
     doorbells: Arc<Doorbells>,
     local: Arc<[bool]>,
+    /// MPI's own shared memory file of this rank, which has been unlinked.
+    unlinked: Option<PathBuf>,
     /// Last, because dropping it finalises MPI.
     universe: Universe,
 }
@@ -61,7 +63,7 @@ impl World {
         let engines = world.split_by_color(color);
         let node = control.split_shared(control.rank());
         let (doorbells, local) = share_doorbells(&control, &node)?;
-        unlink_shared_memory(&node);
+        let unlinked = unlink_shared_memory(&node);
         Ok(Self { universe, threads, control, engines, doorbells: Arc::new(doorbells), local: local.into() })
     }
 
@@ -100,6 +102,15 @@ impl World {
     /// Ends the whole job at once with this exit code.
     pub fn abort(&self, code: i32) -> ! {
         self.universe.world().abort(code)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // MPI_Finalize complains about a file that it cannot unlink.
+        if let Some(file) = &self.unlinked {
+            let _at_worst_it_complains = std::fs::File::create(file);
+        }
     }
 }
 
@@ -154,9 +165,9 @@ fn open(path: &Path, size: u32, with_fifo: bool) -> Result<Doorbells, TransportE
     Ok(doorbells)
 }
 
-/// Unlinks the files in `/dev/shm` that MPI has made for this node's ranks, once all of them have mapped all files, so that
-/// nothing is left there however the job ends. Where that cannot be told, MPI's own clean-up has to do. Collective.
-fn unlink_shared_memory(node: &SimpleCommunicator) {
+/// Unlinks the file in `/dev/shm` that MPI has made for this rank, once every rank of the node has mapped every such file, so
+/// that nothing is left there however the job ends. Where that cannot be told, MPI's own clean-up has to do. Collective.
+fn unlink_shared_memory(node: &SimpleCommunicator) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let files = mapped_files(&maps);
     let mut hasher = std::hash::DefaultHasher::new();
@@ -164,9 +175,15 @@ fn unlink_shared_memory(node: &SimpleCommunicator) {
     let mine = hasher.finish();
     let mut all = vec![0u64; node.size() as usize];
     node.all_gather_into(&mine, &mut all[..]);
-    if node.rank() == 0 && all.iter().all(|other| *other == mine) {
-        files.into_iter().for_each(|file| doorbell::unlink(Path::new(file)));
+    if all.iter().any(|other| *other != mine) {
+        return None;
     }
+    // Open MPI names it after the rank's place on the node.
+    let place = std::env::var("OMPI_COMM_WORLD_LOCAL_RANK").ok()?;
+    let own =
+        files.into_iter().find(|file| file.contains("/vader_segment.") && file.ends_with(&format!(".{place}")))?;
+    std::fs::remove_file(own).ok()?;
+    Some(PathBuf::from(own))
 }
 
 /// Paths below `/dev/shm` in the text of `/proc/self/maps`.

@@ -1,0 +1,131 @@
+"""Writes protocol/tests/golden: one frame of every message type with fixed values, and its description in JSON.
+
+Run it when the protocol changes: ``python tests/make_golden.py``. It does not use the client's codec.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+GOLDEN = Path(__file__).parents[2] / "protocol" / "tests" / "golden"
+
+_ENGINES = [{"id": 0, "host": "node1", "pid": 101}, {"id": 1, "host": "node2", "pid": 102}]
+_ERROR = json.dumps(
+    {
+        "ename": "ZeroDivisionError",
+        "evalue": "division by zero",
+        "traceback": "…",
+        "engine_id": 1,
+        "engine_uuid": "u1",
+        "method": "apply",
+    },
+    separators=(",", ":"),
+    ensure_ascii=False,
+).encode()
+
+#: name of the file -> (header, buffers)
+FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
+    "hello": (
+        {
+            "type": "hello",
+            "protocol_version": 1,
+            "key": "ab" * 32,
+            "client_version": "0.1.0",
+            "python": "3.11",
+            "host": "login1",
+            "pid": 4711,
+            "session": None,
+        },
+        [],
+    ),
+    "direct": ({"type": "direct", "id": 1, "kind": "apply", "targets": [0, 2]}, [b"pickle", b"out-of-band"]),
+    "map": (
+        {"type": "map", "id": 2, "tasks": 3, "targets": None, "label": "märz", "retries": 0},
+        [b"function", struct.pack("<4Q", 0, 1, 3, 6), b"abbccc"],
+    ),
+    "signal": ({"type": "signal", "id": 3, "signum": 2, "targets": None}, []),
+    "abort": ({"type": "abort", "id": 4, "requests": [1, 2], "targets": None}, []),
+    "status_request": ({"type": "status", "id": 5}, []),
+    "shutdown": ({"type": "shutdown", "id": 6}, []),
+    "goodbye": ({"type": "goodbye"}, []),
+    "welcome": (
+        {
+            "type": "welcome",
+            "protocol_version": 1,
+            "session": "5e55",
+            "client_id": 7,
+            "cluster_id": "default",
+            "python": "3.11",
+            "engines": _ENGINES,
+            "host": "node0",
+            "pid": 100,
+            "version": "0.1.0",
+        },
+        [],
+    ),
+    "refused": ({"type": "refused", "reason": "the key is wrong"}, []),
+    "reply": (
+        {"type": "reply", "id": 1, "engine": 1, "status": 1, "started": 1700000000.25, "completed": 1700000000.5},
+        [_ERROR],
+    ),
+    "results": (
+        {"type": "results", "id": 2},
+        [
+            struct.pack("<2I", 2, 0),
+            struct.pack("<2I", 1, 0),
+            bytes([0, 1]),
+            struct.pack("<2d", 1700000000.25, 1700000000.5),
+            struct.pack("<2d", 1700000000.75, 1700000001.0),
+            struct.pack("<3Q", 0, 5, 5 + len(_ERROR)),
+            b"value" + _ERROR,
+        ],
+    ),
+    "output": ({"type": "output", "id": 2, "engine": 1, "task": 2, "name": "stdout"}, ["grüß\n".encode()]),
+    "failed": ({"type": "failed", "id": 2, "ename": "EngineError", "message": "Engine 1 died"}, []),
+    "engines": (
+        {"type": "engines", "joined": [_ENGINES[1]], "lost": [{"id": 0, "reason": "killed by signal 9"}]},
+        [],
+    ),
+    "done": ({"type": "done", "id": 3}, []),
+    "status": (
+        {
+            "type": "status",
+            "id": 5,
+            "cluster_id": "default",
+            "host": "node0",
+            "pid": 100,
+            "version": "0.1.0",
+            "uptime": 12.5,
+            "clients": 1,
+            "unassigned": 3,
+            "engines": [{**_ENGINES[0], "queue": 1, "tasks": 2, "completed": 3}],
+        },
+        [],
+    ),
+    "closing": ({"type": "closing", "reason": "a client asked for it"}, []),
+}
+
+
+def encoded(header: dict[str, object], buffers: list[bytes]) -> bytes:
+    """The frame, spelt out."""
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    lengths = b"".join(struct.pack("<Q", len(buffer)) for buffer in buffers)
+    return struct.pack("<II", len(text), len(buffers)) + lengths + text + b"".join(buffers)
+
+
+def main() -> None:
+    """Write every file that is not there yet."""
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    for name, (header, buffers) in FRAMES.items():
+        binary, description = GOLDEN / f"{name}.bin", GOLDEN / f"{name}.json"
+        if not binary.exists():
+            binary.write_bytes(encoded(header, buffers))
+        if not description.exists():
+            content = {"header": header, "buffers": [buffer.hex() for buffer in buffers]}
+            description.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from make_golden import FRAMES, GOLDEN
+
+from pxcluster import frames
+
+
+def decode_all(data, portion):
+    decoder = frames.Decoder()
+    found = []
+    while data:
+        space = decoder.space()
+        count = min(len(space), portion, len(data))
+        space[:count] = data[:count]
+        data = data[count:]
+        found += decoder.received(count)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(FRAMES))
+def test_golden_frames_are_encoded_and_decoded_byte_for_byte(name):
+    data = (GOLDEN / f"{name}.bin").read_bytes()
+    described = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    buffers = [bytes.fromhex(text) for text in described["buffers"]]
+    assert b"".join(frames.encode(described["header"], buffers)) == data
+    assert decode_all(data, 1 << 20) == [(described["header"], buffers)]
+    assert list(decode_all(data, 1 << 20)[0][0]) == list(described["header"])
+
+
+@pytest.mark.parametrize("portion", [1, 7, 1000, 1 << 20])
+def test_frames_of_all_sizes_arrive_in_any_portions(portion):
+    size = 300_000 if portion > 1 else 70_000
+    sent = [
+        ({"type": "a"}, []),
+        ({"type": "big"}, [b"x" * size, b"", b"small", b"y" * size]),
+        ({"type": "many"}, [bytes([n % 256]) * (n % 90) for n in range(2000)]),
+        ({"type": "empty"}, [b"", b""]),
+        ({"type": "long", "text": "z" * 100_000}, [b"1"]),
+        ({"type": "end"}, [b"2"]),
+    ]
+    data = b"".join(piece for frame in sent for piece in frames.encode(*frame))
+    assert decode_all(data, portion) == sent
+
+
+def test_big_buffers_are_neither_copied_nor_joined():
+    big = bytearray(1 << 20)
+    pieces = frames.encode({"type": "x"}, [b"head", big, memoryview(b"tail")])
+    assert len(pieces) == 3
+    assert pieces[1].obj is big
+
+
+def test_buffers_of_big_frames_are_writable():
+    data = b"".join(frames.encode({"type": "x"}, [b"1" * 100_000, b"22"]))
+    ((_, buffers),) = decode_all(data, 1 << 20)
+    assert all(isinstance(buffer, bytearray) for buffer in buffers)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"GET / HTTP/1.1\r\n", "announces a header"),
+        (b"\x02\0\0\0\0\0\0\0[]", "no type"),
+        (b"\x03\0\0\0\0\0\0\0{x}", "not JSON"),
+        (b"\x0c\0\0\0\x01\0\0\0" + b"\xff" * 8 + b'{"type":"a"}', "bytes of buffers"),
+    ],
+)
+def test_garbage_is_refused(data, message):
+    with pytest.raises(frames.FrameError, match=message):
+        decode_all(data, 1 << 20)
