@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import pytest
 from fake_controller import KEY, FakeController
 
@@ -8,9 +15,6 @@ import pxcluster
 
 def info_of(path, **changes):
     """The content of a connection file for a fake controller at `path`."""
-    import os
-    import socket
-
     info = {
         "protocol_version": 1,
         "version": "0.1.0",
@@ -27,6 +31,14 @@ def info_of(path, **changes):
         "started": 1.0,
     }
     return {**info, **changes}
+
+
+def child(code):
+    """Run `code` in a fresh interpreter that finds the package and these helpers."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here.parent / 'src'}:{here}"}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
 @pytest.fixture

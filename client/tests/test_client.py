@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
-
 import pytest
-from conftest import info_of
+from conftest import child, info_of
 from fake_controller import FakeController
 
 import pxcluster as ipp
@@ -13,7 +9,7 @@ import pxcluster as ipp
 
 def test_importing_the_package_loads_nothing_heavy():
     code = "import sys, pxcluster; print({'IPython', 'tqdm', 'numpy', 'ssl', 'json'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    assert child(code).stdout == "set()\n"
 
 
 def test_ids_length_iteration_and_indexing(rc):
@@ -171,8 +167,7 @@ def test_garbage_from_the_controller_ends_the_session(rc, dv, controller):
 
 def test_use_after_a_fork_says_so(tmp_path):
     code = f"""
-        import os, sys
-        sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})
+        import os
         from conftest import info_of
         from fake_controller import FakeController
         import pxcluster
@@ -189,7 +184,7 @@ def test_use_after_a_fork_says_so(tmp_path):
         os.waitpid(pid, 0)
         assert dv.apply_sync(len, "a") == [1] * 4
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    done = child(code)
     assert "cannot be used after a fork" in done.stdout, done.stderr
     assert done.returncode == 0, done.stderr
 
@@ -197,14 +192,12 @@ def test_use_after_a_fork_says_so(tmp_path):
 def test_an_open_client_does_not_keep_the_interpreter_alive(tmp_path):
     fake = FakeController(tmp_path / "s")
     code = f"""
-        import sys
-        sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})
         from conftest import info_of
         import pxcluster
         rc = pxcluster.Client(info_of({str(tmp_path / "s")!r}))
         print(rc.ids)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    done = child(code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 1, 2, 3]\n", "")
     fake.expect("goodbye")
     fake.close()

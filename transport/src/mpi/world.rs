@@ -64,7 +64,7 @@ impl World {
         let node = control.split_shared(control.rank());
         let (doorbells, local) = share_doorbells(&control, &node)?;
         let unlinked = unlink_shared_memory(&node);
-        Ok(Self { universe, threads, control, engines, doorbells: Arc::new(doorbells), local: local.into() })
+        Ok(Self { universe, threads, control, engines, doorbells: Arc::new(doorbells), local: local.into(), unlinked })
     }
 
     /// This process.
