@@ -59,13 +59,12 @@ impl<T: Transport> Controller<T> {
                     || self.scheduler.requests_of(client),
                     |requests| requests.into_iter().map(key).collect(),
                 );
-                match targets {
-                    None => self.decide(Event::Abort(keys), &Answer::default())?,
+                if targets.is_none() {
+                    self.decide(Event::Abort(keys), &Answer::default())?;
+                } else {
                     // What these engines have is aborted; what they do not have yet may still run elsewhere.
-                    Some(_) => {
-                        let Some(targets) = self.resolve(key(id), targets) else { return Ok(()) };
-                        self.broadcast(&targets, &Cargo::Abort(keys))?;
-                    }
+                    let Some(targets) = self.resolve(key(id), targets) else { return Ok(()) };
+                    self.broadcast(&targets, &Cargo::Abort(keys))?;
                 }
                 self.clients.send(client, &ToClient::Done { id }, vec![]);
             }
