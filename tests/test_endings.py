@@ -92,6 +92,8 @@ def test_nothing_remains(
         assert not isinstance(caught.value, TimeoutError), f"{result} is still pending"
         assert str(caught.value)
     exit_code = cluster.wait_ended()
+    if end is kill_mpirun:
+        cluster.site.remove_shared_memory_of_open_mpi()
     cluster.site.wait_until_nothing_remains()
     fails_at_once(client)
     if end in (stop, shutdown) and code is None:
@@ -104,6 +106,7 @@ def test_every_client_hears_of_the_end(new_cluster: Callable[..., Cluster], tmp_
     first, second = cluster.client(), cluster.client()
     pending = keep_busy(first, SLEEP, tmp_path / "marks")
     second.shutdown(hub=True)
+    cluster.wait_ended()
     with pytest.raises((OSError, ipp.error.IPythonError), match="stopped|ended|lost|closed"):
         pending.get(timeout=30)
     for client in (first, second):

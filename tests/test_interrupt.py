@@ -74,7 +74,6 @@ def test_ctrl_c_in_a_script_that_waits(cluster: Cluster, marks: Path, how: str) 
         script.wait()
     lines = out.splitlines()
     assert lines[-3:] == ["interrupted", str(["KeyboardInterrupt"] * 4), "[1, 1, 1, 1]"], (out, err)
-    assert script.returncode == 0, err
 
 
 @pytest.fixture
@@ -112,7 +111,6 @@ def test_ctrl_c_in_a_notebook_interrupts_the_engines(
     manager.interrupt_kernel()
     reply = client.get_shell_msg(timeout=60)
     assert reply["parent_header"]["msg_id"] == number
-    assert reply["content"]["status"] == "error"
     shown = ""
     while True:
         try:

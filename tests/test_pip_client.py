@@ -51,4 +51,4 @@ def test_without_a_cluster_it_names_the_file_it_misses(python: Path, tmp_path: P
     question = "import pxcluster; pxcluster.Client(timeout=0.1)"
     outcome = subprocess.run([python, "-c", question], env=env, capture_output=True, text=True, timeout=60, check=False)
     assert outcome.returncode == 1
-    assert str(tmp_path) in outcome.stderr.splitlines()[-1]
+    assert "default/connection.json' not found" in outcome.stderr

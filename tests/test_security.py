@@ -80,7 +80,11 @@ def test_another_protocol_version_is_refused(attacked: Cluster, version: int) ->
     logged(attacked, before, "refused", f"protocol version {version}")
 
 
-@pytest.mark.parametrize("sent", [b"", b"\0" * 8, b"\xff" * 1000, HTTP, b"\x16\x03\x01"], ids=repr)
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"\0" * 8, b"\xff" * 1000, HTTP, b"\x16\x03\x01"],
+    ids=["nothing", "zeros", "garbage", "http", "half a TLS record"],
+)
 def test_strangers_on_the_tcp_port(attacked: Cluster, sent: bytes) -> None:
     before = attacked.log()
     with tcp(attacked.connection()) as scanner:
@@ -91,14 +95,15 @@ def test_strangers_on_the_tcp_port(attacked: Cluster, sent: bytes) -> None:
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
-        (b"", ["closed without a handshake"]),
+        (b"", ["handshake"]),
         (b"\xff" * 1000, ["refused", "announces a header of"]),
         (HTTP, ["refused", "announces a header of"]),
         (struct.pack("<II", 10, 0) + b"[1, 2, 3]!", ["refused", "cannot be understood"]),
         (struct.pack("<II", 10, 1), ["refused", "announces 1 buffers"]),
         (encode({"type": "shutdown", "id": 1}), ["refused", "first frame is not `hello`"]),
-        (b"abc", ["ends inside a frame"]),
+        (b"abc", ["gone during the handshake"]),
     ],
+    ids=["nothing", "garbage", "http", "no object", "a buffer", "no hello", "half a frame"],
 )
 @pytest.mark.parametrize("connect", [unix, tls])
 def test_strangers_past_the_socket(
@@ -160,6 +165,7 @@ def test_peers_that_stop_half_way_hold_up_nobody(attacked: Cluster) -> None:
         struct.pack("<II", 4, 0) + b"\xff\xfe{}",
         struct.pack("<IIQ", 2, 1, 1 << 60) + b"{}",
     ],
+    ids=["garbage", "type", "no type", "negative id", "kind", "negative target", "no UTF-8", "endless buffer"],
 )
 def test_garbage_after_the_key_ends_that_connection_only(attacked: Cluster, sent: bytes) -> None:
     before, connection = attacked.log(), attacked.connection()
@@ -187,7 +193,7 @@ BAD_REQUESTS: list[tuple[dict[str, Any], list[bytes]]] = [
 ]
 
 
-@pytest.mark.parametrize(("header", "buffers"), BAD_REQUESTS)
+@pytest.mark.parametrize(("header", "buffers"), BAD_REQUESTS, ids=[f"{header['type']}{number}" for number, (header, _) in enumerate(BAD_REQUESTS)])
 def test_a_bad_request_is_answered_by_an_error(
     attacked: Cluster, header: dict[str, Any], buffers: list[bytes]
 ) -> None:

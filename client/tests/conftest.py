@@ -8,9 +8,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from fake_controller import KEY, FakeController
 
 import pxcluster
+from fake_controller import KEY, FakeController
 
 
 def info_of(path, **changes):

@@ -116,10 +116,10 @@ class FakeController:
                 connection, _ = self.listener.accept()
             except OSError:
                 return
-            if self.tls is not None:
-                connection = self.tls.wrap_socket(connection, server_side=True)
-            self.connection = connection
             try:
+                if self.tls is not None:
+                    connection = self.tls.wrap_socket(connection, server_side=True)
+                self.connection = connection
                 self._session(connection)
             except OSError:
                 pass  # the client or the test broke the connection
@@ -224,7 +224,6 @@ class FakeController:
         return {"execution_count": engine.count, "execute_result": shown}
 
     def _on_map(self, header, buffers):
-        function = serialize.loads_task(buffers[0])
         offsets = memoryview(buffers[1]).cast("Q")
         results = []
         engines = header["targets"] or list(self.engines)
@@ -234,6 +233,7 @@ class FakeController:
             try:
                 self._printing(header["id"], engine, index)
                 with loading(engine):
+                    function = serialize.loads_task(buffers[0])
                     item = serialize.loads_task(memoryview(buffers[2])[offsets[index] : offsets[index + 1]])
                 payload, status = serialize.dumps_task(call(function, item, engine)), 0
             except BaseException as error:

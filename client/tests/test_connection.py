@@ -7,10 +7,10 @@ import ssl
 import subprocess
 
 import pytest
-from conftest import info_of
-from fake_controller import FakeController
 
 import pxcluster
+from conftest import info_of
+from fake_controller import FakeController
 from pxcluster import connection
 
 
@@ -90,7 +90,7 @@ def test_tls_with_a_pinned_certificate(tmp_path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key)
     fake = FakeController(None, tls=context)
-    address = "127.0.0.1:{}".format(fake.listener.getsockname()[1])
+    address = f"127.0.0.1:{fake.listener.getsockname()[1]}"
     info = info_of("", host="elsewhere", addresses=[address], certificate=pem.read_text())
     with pxcluster.Client(info) as rc:
         data = os.urandom(3 << 20)

@@ -9,6 +9,10 @@ use pxcluster_controller::ClusterFiles;
 use pxcluster_protocol::Rank;
 use std::io::Write;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+/// How long MPI may take to end.
+const MPI_END: Duration = Duration::from_secs(10);
 
 /// Sends the log to standard error, each record with the rank; a panic is logged and ends the job.
 pub(crate) fn log_and_abort_on_panic(rank: Rank, level: tracing::Level) {
@@ -104,4 +108,14 @@ extern "C" fn forward(signal: libc::c_int) {
     if let Ok(signal) = Signal::try_from(signal) {
         let _gone_already = kill(Pid::from_raw(CHILD.load(Ordering::SeqCst)), signal);
     }
+}
+
+/// Ends this process after a while whatever MPI does: its end waits for all ranks, and one may have been lost.
+pub(crate) fn exit_if_mpi_does_not_end(well: bool) {
+    let wait = move || {
+        std::thread::sleep(MPI_END);
+        // SAFETY: ends the process without destructors, which are what hangs.
+        unsafe { libc::_exit(i32::from(!well)) }
+    };
+    let _without_it_too = std::thread::Builder::new().name("px-end".into()).spawn(wait);
 }

@@ -53,8 +53,11 @@ fn run(flags: &cli::Flags) -> anyhow::Result<ExitCode> {
             env!("PXCLUSTER_MPIRUN"),
         );
     }
-    match interpreter {
+    let result = match interpreter {
         Some(probe) => controller::run(&world, flags, probe),
         None => engine::run(&world),
-    }
+    };
+    guard::exit_if_mpi_does_not_end(result.is_ok());
+    world.finish();
+    result
 }

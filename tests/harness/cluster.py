@@ -16,7 +16,7 @@ from typing import Any
 
 from pxcluster import Client
 
-from .processes import Process, abandoned_shared_memory, processes_with, shared_memory
+from .processes import SHARED_MEMORY, Process, abandoned_shared_memory, processes_with, shared_memory
 from .waiting import wait_for
 
 PREFIX = Path(sys.prefix)
@@ -87,6 +87,13 @@ class Site:
 
         wait_for(lambda: not remains(), lambda: f"these should be gone: {remains()}", 30)
 
+    def remove_shared_memory_of_open_mpi(self) -> None:
+        """What Open MPI's own mpirun would have removed, had it not been killed."""
+        wait_for(lambda: not self.processes(), lambda: f"these end: {self.processes()}")
+        for name in abandoned_shared_memory(self._memory):
+            if name.startswith(("vader_segment.", "sm_segment.")):
+                (SHARED_MEMORY / name).unlink()
+
     def remove(self) -> None:
         """Kills what still runs and removes the directory."""
 
@@ -114,9 +121,11 @@ class Cluster:
         descriptor, name = tempfile.mkstemp(prefix=f"{cluster_id}-", suffix=".txt", dir=site.base)
         os.close(descriptor)
         self._log = Path(name)
+        self._stale = b""
 
     def launch(self) -> Cluster:
         """Starts mpirun and does not wait."""
+        self._stale = self._published()
         command = [program("mpirun"), "-n", str(self.engines + 1), program("pxcluster"), *self._flags]
         with self._log.open("wb") as log:
             self.mpirun = subprocess.Popen(
@@ -134,12 +143,15 @@ class Cluster:
         """Starts mpirun and waits until every engine is ready."""
         self.launch()
         wait_for(
-            lambda: self.connection_file.exists() or not self.is_running(),
+            lambda: self._published() not in (b"", self._stale) or not self.is_running(),
             lambda: f"the cluster is ready; it printed: {self.log()}",
             120,
         )
         assert self.is_running(), f"the cluster did not start: {self.log()}"
         return self
+
+    def _published(self) -> bytes:
+        return self.connection_file.read_bytes() if self.connection_file.exists() else b""
 
     def is_running(self) -> bool:
         """Whether mpirun runs."""

@@ -79,5 +79,5 @@ def normalised(text: str) -> str:
     """The text without what differs from run to run."""
     text = re.sub(r"The slowest run took .*\n", "", text)
     text = re.sub(r"\b\d+(\.\d+)?(e-?\d+)? (ns|[μu]s|ms|s)\b", "<time>", text)
-    text = re.sub(r"(?<![\w.])\d+\.\d+(e-?\d+)?", "#", text)
+    text = re.sub(r"(?<![\d.])\d+\.\d+(e-?\d+)?", "#", text)
     return re.sub(r"\[\d:apply\]", "[<engine>:apply]", text)

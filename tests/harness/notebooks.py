@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
-_PROGRESS = re.compile(r"\r?[^\r\n]*%\|[^\r\n]*\b(tasks|engine)/?[^\r\n]*[\r\n]?")
+_PROGRESS = re.compile(r"\r?[^\r\n]*%\|[^\r\n]*(tasks|engine)[^\r\n]*[\r\n]?")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _output(output: dict[str, Any]) -> list[Output]:
     match output["output_type"]:
         case "stream":
             made = Output(output["name"], _PROGRESS.sub("", output["text"]))
-            return [made] if made.text else []
+            return [made] if made.text.strip() else []
         case "error":
             return [Output("error", f"{output['ename']} | {output['evalue']}")]
         case "execute_result":

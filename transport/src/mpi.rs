@@ -22,8 +22,11 @@ use std::time::Duration;
 
 /// Longest sleep while a transfer is under way, which MPI only advances when it is called.
 const TRANSFER_NAP: Duration = Duration::from_micros(200);
-/// Sleeps of a rank that has peers on other nodes: these cannot ring. Doubled up to the longest.
-const REMOTE_NAP: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
+/// First and longest sleep after the last message, doubled each time. Short ones come first because MPI may hold back a
+/// message until its sender calls MPI again, although the send is complete.
+const NAPS: [Duration; 2] = [Duration::from_millis(1), Duration::from_secs(1)];
+/// Longest sleep of a rank that has peers on other nodes: these cannot ring.
+const REMOTE_NAP: Duration = Duration::from_millis(5);
 
 /// The transport of one rank. It may be moved to another thread; all its calls are made by one thread at a time.
 pub struct MpiTransport {
@@ -41,7 +44,8 @@ pub struct MpiTransport {
     doorbells: Arc<Doorbells>,
     /// Which ranks are on this node.
     local: Arc<[bool]>,
-    remote_nap: Option<Duration>,
+    has_remote_peers: bool,
+    nap: Duration,
 }
 
 /// One rank's bell.
@@ -82,7 +86,8 @@ impl MpiTransport {
             receiving_count: 0,
             ready: VecDeque::new(),
             doorbells,
-            remote_nap: local.contains(&false).then_some(REMOTE_NAP[0]),
+            has_remote_peers: local.contains(&false),
+            nap: NAPS[0],
             local,
         }
     }
@@ -116,8 +121,8 @@ impl MpiTransport {
             }
         }
         moved |= self.flush()?;
-        if moved && self.remote_nap.is_some() {
-            self.remote_nap = Some(REMOTE_NAP[0]);
+        if moved {
+            self.nap = NAPS[0];
         }
         Ok(moved)
     }
@@ -238,8 +243,8 @@ impl Transport for MpiTransport {
         if !self.sending.is_empty() || self.receiving_count > 0 {
             return Some(TRANSFER_NAP);
         }
-        let nap = self.remote_nap?;
-        self.remote_nap = Some((nap * 2).min(REMOTE_NAP[1]));
+        let nap = self.nap;
+        self.nap = (nap * 2).min(if self.has_remote_peers { REMOTE_NAP } else { NAPS[1] });
         Some(nap)
     }
 

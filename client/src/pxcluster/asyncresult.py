@@ -242,7 +242,7 @@ class AsyncResult(Future[Any]):
             return self._result_cache
         if self._return_exceptions if return_exceptions is None else return_exceptions:
             return self._assemble_with_exceptions(self._result_cache)
-        raise self._error
+        raise self._error.with_traceback(None)
 
     def result(self, timeout: float | None = None) -> Any:
         """As :meth:`get`."""
@@ -291,7 +291,7 @@ class AsyncResult(Future[Any]):
         request, slot = self._slots()[index]
         succeeded, value = request.outcome(slot)
         if not succeeded and not self._return_exceptions:
-            raise self._combine([index])
+            raise self._combine([index]).with_traceback(None)
         return value
 
     def __len__(self) -> int:

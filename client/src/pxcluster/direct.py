@@ -69,7 +69,7 @@ class DirectView(View):
             self.client._session.wait(lambda: request.done)
             succeeded, value = request.outcome(0)
             if not succeeded:
-                raise value
+                raise value.with_traceback(None)
             return value
         result = self._send(name, kind, body, engines)[1]
         assert result is not None

@@ -132,5 +132,5 @@ class LazyMapIterator:
             succeeded, value = request.outcome(slot)
             if not succeeded and not self._return_exceptions:
                 self.cancel()
-                raise value
+                raise value.with_traceback(None)
             yield value

@@ -84,7 +84,7 @@ class LoadBalancedView(View):
             self.client._session.wait(lambda: request.done)
             succeeded, value = request.outcome(0)
             if not succeeded:
-                raise value
+                raise value.with_traceback(None)
             return value
         from .asyncresult import AsyncResult
 

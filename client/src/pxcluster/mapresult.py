@@ -120,7 +120,7 @@ class AsyncMapResult(AsyncResult):
         request = self._requests[0]
         succeeded, value = request.outcome(index)
         if not succeeded and not self._return_exceptions:
-            raise self._combine([index])
+            raise self._combine([index]).with_traceback(None)
         return value
 
 

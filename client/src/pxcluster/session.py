@@ -129,17 +129,15 @@ class Session:
                 f"{os.getpid()}: make a new Client there"
             )
         if self.lost is not None:
-            raise self.lost
+            raise ConnectionLost(*self.lost.args)
 
     def submit(self, request: Request, header: Header, buffers: Sequence[Bytes] = ()) -> None:
         """Number `request`, send it and keep it until it is answered. ``header["id"]`` is filled in."""
-        self.check()
         main = guard.applies()
         was_open = guard.hold() if main else False
         try:
             with self._sending:
-                if self.lost is not None:
-                    raise self.lost
+                self.check()
                 self._next_id += 1
                 request.id = header["id"] = self._next_id
                 request.session = self.name
@@ -206,8 +204,7 @@ class Session:
                     self._run_callbacks(main)
                 if ready():
                     return True
-                if self.lost is not None:
-                    raise self.lost
+                self.check()
                 if left == 0.0:
                     return False
         finally:

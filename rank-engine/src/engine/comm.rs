@@ -61,6 +61,7 @@ impl Comm {
         }
         if !self.announced && shared.is_ready() {
             self.announced = true;
+            idle = false;
             let host = nix::unistd::gethostname()?.to_string_lossy().into_owned();
             self.say(&ToController::Ready { host, pid: std::process::id() }, vec![])?;
         }

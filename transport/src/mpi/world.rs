@@ -94,9 +94,19 @@ impl World {
         MpiTransport::new(communicator, self.rank(), Arc::clone(&self.doorbells), Arc::clone(&self.local))
     }
 
-    /// Waits until every rank is here. Only at the start and at the end, when no peer can be busy.
-    pub fn barrier(&self) {
+    /// Waits until every rank has come to its end, and takes what is still under way to this one (acknowledgements, which
+    /// nobody needs any more). To be called by all ranks, after their transports are drained and before MPI is finalised.
+    pub fn finish(&self) {
         self.control.barrier();
+        let communicator = calls::Communicator(self.control.as_raw());
+        let mut misses = 0;
+        while misses < 2 {
+            match communicator.probe() {
+                Ok(Some(found)) => drop(found.receive()),
+                Ok(None) => misses += 1,
+                Err(_) => return,
+            }
+        }
     }
 
     /// Ends the whole job at once with this exit code.
