@@ -52,7 +52,5 @@ class PxCluster:
 
     def _status(self) -> dict[str, Any]:
         command = ["pxcluster", "status", "--json"]
-        status: dict[str, Any] = json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        )
+        status: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         return status

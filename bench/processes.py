@@ -100,9 +100,7 @@ def wait_for_end(job: Job, seconds: float, *, while_running: Job | None = None) 
     end = job.spawned + seconds
     while job.process.poll() is None:
         if while_running is not None and while_running.process.poll() is not None:
-            raise MeasurementError(
-                f"the cluster ended with {while_running.process.returncode}: {while_running.said()}"
-            )
+            raise MeasurementError(f"the cluster ended with {while_running.process.returncode}: {while_running.said()}")
         if time.monotonic() > end:
             raise MeasurementError(f"it took more than {seconds:.0f} s: {job.said()}")
         time.sleep(0.002)

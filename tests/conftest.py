@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from harness.cluster import Cluster, Site
-
 from pxcluster import Client
 
 

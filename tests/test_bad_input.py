@@ -7,10 +7,9 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 
+import pxcluster as ipp
 import pytest
 from harness.cluster import Cluster
-
-import pxcluster as ipp
 from pxcluster import Client, interactive
 
 pytestmark = pytest.mark.smoke
@@ -63,15 +62,17 @@ def test_a_result_that_cannot_be_pickled(rc: Client) -> None:
         errors = result.get(timeout=30, return_exceptions=True)
         assert {error.ename for error in errors} == {"SerializationError"}
         assert all("lock" in one_line(error) for error in errors)
-    with pytest.raises(ipp.RemoteError, match="SerializationError.*lock"):
+    with pytest.raises(ipp.RemoteError, match=r"SerializationError.*lock"):
         rc[0].pull("__import__('threading').Lock()", block=True)
 
 
 def test_a_result_that_cannot_be_unpickled_here(rc: Client) -> None:
-    rc[:].execute("import sys, types\nm = types.ModuleType('only_there'); sys.modules['only_there'] = m", block=True).get()
+    rc[:].execute(
+        "import sys, types\nm = types.ModuleType('only_there'); sys.modules['only_there'] = m", block=True
+    ).get()
     rc[:].execute("exec('class Thing: pass', vars(m)); m.Thing.__module__ = 'only_there'", block=True).get()
     with pytest.raises(Exception, match="only_there") as caught:
-        rc[0].apply_async(interactive(lambda: m.Thing())).get(timeout=30)  # type: ignore[name-defined] # noqa: F821
+        rc[0].apply_async(interactive(lambda: m.Thing())).get(timeout=30)  # noqa: F821
     assert not isinstance(caught.value, TimeoutError)
 
 
@@ -88,7 +89,7 @@ def test_a_function_whose_module_the_engines_lack(rc: Client, monkeypatch: pytes
 def test_an_exception_that_cannot_be_shown(rc: Client) -> None:
     code = "class Bad(Exception):\n    def __str__(self): raise ValueError('no')\n    __repr__ = __str__\n"
     rc[:].execute(code, block=True).get()
-    raise_bad = interactive(lambda _n=0: (_ for _ in ()).throw(Bad()))  # type: ignore[name-defined] # noqa: F821
+    raise_bad = interactive(lambda _n=0: (_ for _ in ()).throw(Bad()))  # noqa: F821
     results = [
         rc[:].apply_async(raise_bad),
         rc.load_balanced_view().map_async(raise_bad, range(4)),
@@ -136,7 +137,9 @@ def test_names_that_cannot_be_pushed_or_pulled(rc: Client) -> None:
 @pytest.mark.timeout(300)
 def test_a_hundred_megabytes_of_output_are_cut(rc: Client) -> None:
     line = "x" * 1023 + "\\n"
-    result = rc[1].execute(f"import sys\nfor _ in range({100 * 1024}): sys.stdout.write('{line}')\nresult = 1", block=False)
+    result = rc[1].execute(
+        f"import sys\nfor _ in range({100 * 1024}): sys.stdout.write('{line}')\nresult = 1", block=False
+    )
     result.get(timeout=250)
     result.wait_for_output(timeout=100)
     assert 15 * MEGABYTE < len(result.stdout) <= 16 * MEGABYTE

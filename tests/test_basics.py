@@ -12,9 +12,8 @@ import re
 import types
 from typing import Any
 
-import pytest
-
 import pxcluster as ipp
+import pytest
 from pxcluster import Client, interactive
 
 
@@ -136,7 +135,10 @@ def test_functions_of_main_use_the_engines_globals(rc: Client, main: types.Modul
 
 
 def test_classes_of_main_travel_there_and_back(rc: Client, main: types.ModuleType) -> None:
-    exec("class Point:\n    def __init__(self, x): self.x = x\n    def moved(self): return type(self)(self.x + 1)", vars(main))
+    exec(
+        "class Point:\n    def __init__(self, x): self.x = x\n    def moved(self): return type(self)(self.x + 1)",
+        vars(main),
+    )
     point = rc[0].apply_sync(operator.methodcaller("moved"), vars(main)["Point"](1))
     assert point.x == 2
 

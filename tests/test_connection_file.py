@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pxcluster as ipp
 import pytest
 from harness.cluster import Cluster
 from harness.peer import port_of
-
-import pxcluster as ipp
 from pxcluster import Client
 
 pytestmark = pytest.mark.smoke
@@ -63,9 +62,7 @@ def test_a_missing_socket_means_tls(cluster: Cluster, tmp_path: Path) -> None:
         assert client.ids == [0, 1, 2, 3]
 
 
-def test_another_certificate_is_refused(
-    cluster: Cluster, new_cluster: Callable[..., Cluster], tmp_path: Path
-) -> None:
+def test_another_certificate_is_refused(cluster: Cluster, new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
     connection = from_another_host(cluster.connection())
     connection["certificate"] = new_cluster(1).connection()["certificate"]
     assert "certificate" in refusal(write(tmp_path / "c.json", connection))
@@ -88,7 +85,9 @@ def test_a_file_of_another_version_is_refused(cluster: Cluster, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "null", '"text"', "{}", '{"protocol_version": 1}', "\0\1\2", "[" * 10_000], ids=range(9)
+    "content",
+    ["", "{", "[]", "null", '"text"', "{}", '{"protocol_version": 1}', "\0\1\2", "[" * 10_000],
+    ids=range(9),
 )
 def test_a_file_that_is_no_connection_file_is_refused(tmp_path: Path, content: str) -> None:
     file = write(tmp_path / "c.json", content)

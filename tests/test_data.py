@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-
 import pxcluster as ipp
+import pytest
 from pxcluster import Client, interactive
 
 MEGABYTE = 1 << 20
@@ -111,14 +110,14 @@ def test_values_come_back_as_they_were(rc: Client, value: Any) -> None:
 def test_sync_imports(rc: Client, capsys: pytest.CaptureFixture[str]) -> None:
     with rc[:].sync_imports():
         import json  # noqa: F401
-        from os import path  # noqa: F401
+        from os import path
     assert capsys.readouterr().out == "importing json on engine(s)\nimporting path from os on engine(s)\n"
     assert rc[:].pull("json.dumps([1])", block=True) == ["[1]"] * 4
     assert rc[0].apply_sync(interactive(lambda: path.join("a", "b"))) == "a/b"
 
 
 def test_require_imports_where_the_function_runs(rc: Client) -> None:
-    wanted = ipp.require("math")(interactive(lambda: math.sqrt(4)))  # type: ignore[name-defined] # noqa: F821
+    wanted = ipp.require("math")(interactive(lambda: math.sqrt(4)))  # noqa: F821
     assert rc[:].apply_sync(wanted) == [2.0] * 4
 
 

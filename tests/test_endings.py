@@ -7,12 +7,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pxcluster as ipp
 import pytest
 from harness.cluster import Cluster
 from harness.processes import parent_of
 from harness.work import SLEEP, SPIN, keep_busy
-
-import pxcluster as ipp
 from pxcluster import Client
 
 pytestmark = pytest.mark.smoke
@@ -107,7 +106,7 @@ def test_every_client_hears_of_the_end(new_cluster: Callable[..., Cluster], tmp_
     pending = keep_busy(first, SLEEP, tmp_path / "marks")
     second.shutdown(hub=True)
     cluster.wait_ended()
-    with pytest.raises((OSError, ipp.error.IPythonError), match="stopped|ended|lost|closed"):
+    with pytest.raises((OSError, ipp.error.IPythonError), match=r"stopped|ended|lost|closed"):
         pending.get(timeout=30)
     for client in (first, second):
         fails_at_once(client)

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty
 
+import pxcluster as ipp
 import pytest
 from harness.cluster import Cluster
 from harness.waiting import wait_for
 from harness.work import SLEEP, SPIN, keep_busy
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
-
-import pxcluster as ipp
 from pxcluster import Client, interactive
 
 pytestmark = pytest.mark.smoke
@@ -104,7 +103,10 @@ def test_ctrl_c_in_a_notebook_interrupts_the_engines(
     kernel: tuple[KernelManager, BlockingKernelClient], marks: Path
 ) -> None:
     manager, client = kernel
-    assert run_cell(client, "import pxcluster as ipp; rc = ipp.Client(); rc.ids") == ("ok", "{'text/plain': '[0, 1, 2, 3]'}")
+    assert run_cell(client, "import pxcluster as ipp; rc = ipp.Client(); rc.ids") == (
+        "ok",
+        "{'text/plain': '[0, 1, 2, 3]'}",
+    )
     mark = f"import os, pathlib; pathlib.Path({str(marks)!r}, str(os.getpid())).touch()"
     number = client.execute(f"%%px\n{mark}\n{SLEEP}")
     wait_for(lambda: len(list(marks.iterdir())) == 4, "all engines begin")

@@ -12,7 +12,6 @@ import pytest
 from harness.cluster import Cluster, Site
 from harness.processes import is_alive, parent_of
 from harness.waiting import wait_for
-
 from pxcluster import Client
 
 pytestmark = pytest.mark.smoke
@@ -138,7 +137,7 @@ def test_what_a_killed_cluster_leaves(site: Site, new_cluster: Callable[..., Clu
     dead = Cluster(site, 1).start()
     kill_without_clean_up(dead)
     assert dead.connection_file.exists()
-    with pytest.raises(OSError, match="default|gone|not running|no longer") as caught:
+    with pytest.raises(OSError, match="it is stale") as caught:
         Client(connection_info=str(dead.connection_file), timeout=1)
     assert "\n" not in str(caught.value)
     status = site.run("pxcluster", "status")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import pxcluster as ipp
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from traitlets.config import Config
-
-import pxcluster as ipp
 from pxcluster import Client
+from traitlets.config import Config
 
 pytestmark = pytest.mark.smoke
 
 
 @pytest.fixture
-def shell(rc: Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+def shell(
+    rc: Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[InteractiveShell]:
     """A shell in which `rc` has registered its magics."""
     config = Config()
     config.HistoryManager.enabled = False
@@ -95,9 +96,7 @@ def test_px_errors(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) 
     assert re.findall(r"^\[(\d):execute\]", shown, re.MULTILINE) == ["0", "1", "2", "3"]
 
 
-def test_noblock_and_pxresult(
-    shell: InteractiveShell, counts: list[int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_noblock_and_pxresult(shell: InteractiveShell, counts: list[int], capsys: pytest.CaptureFixture[str]) -> None:
     result = run(shell, "%%px --noblock\n'later'")
     assert isinstance(result, ipp.AsyncResult)
     result.get(timeout=30)

@@ -8,9 +8,8 @@ import threading
 import time
 from typing import Any
 
-import pytest
-
 import pxcluster as ipp
+import pytest
 from pxcluster import Client, interactive
 
 
@@ -53,7 +52,7 @@ def test_unordered_results_are_all_results(rc: Client) -> None:
 def test_unordered_results_come_before_slow_ones(rc: Client) -> None:
     view = rc.load_balanced_view()
     with rc[:].sync_imports(quiet=True):
-        import time  # noqa: F401
+        import time
     slow_first = interactive(lambda n: time.sleep(1.5 if n == 0 else 0) or n)
     came = list(view.map_async(slow_first, range(20), ordered=False))
     assert sorted(came) == list(range(20))
@@ -90,7 +89,7 @@ def test_twenty_thousand_tiny_tasks(rc: Client) -> None:
 
 def test_every_engine_takes_part_in_a_long_map(rc: Client) -> None:
     rc[:].execute("import time, os", block=True)
-    work = interactive(lambda _n: time.sleep(0.05) or os.getpid())  # type: ignore[name-defined]  # noqa: F821
+    work = interactive(lambda _n: time.sleep(0.05) or os.getpid())  # noqa: F821
     assert set(rc.load_balanced_view().map_sync(work, range(24))) == set(rc[:].pull("os.getpid()", block=True))
 
 
@@ -142,10 +141,10 @@ def test_parallel_functions(rc: Client) -> None:
 def test_abort_of_what_has_not_started(rc: Client) -> None:
     view = rc.load_balanced_view()
     rc[:].execute("import time", block=True)
-    blockers = view.map_async(interactive(lambda _n: time.sleep(1)), range(4))  # noqa: F821
+    blockers = view.map_async(interactive(lambda _n: time.sleep(1)), range(4))
     queued = view.map_async(operator.neg, range(1000))
     queued.abort()
-    with pytest.raises((ipp.TaskAborted, ipp.RemoteError), match="[Aa]bort"):
+    with pytest.raises((ipp.TaskAborted, ipp.RemoteError), match=r"[Aa]bort"):
         queued.get(timeout=60)
     assert blockers.get(timeout=60) == [None] * 4
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-
 from pxcluster import Client, interactive
 
 
 @interactive
 def current(_n: int) -> int:
-    return version  # type: ignore[name-defined, no-any-return] # noqa: F821
+    return version  # noqa: F821
 
 
 @pytest.mark.smoke
@@ -40,7 +39,7 @@ def test_tasks_see_the_execute_before_them(rc: Client) -> None:
 def test_direct_requests_of_one_engine_run_in_order(rc: Client) -> None:
     view = rc[:]
     view["log"] = []
-    append = interactive(lambda n: log.append(n))  # type: ignore[name-defined] # noqa: F821
+    append = interactive(lambda n: log.append(n))  # noqa: F821
     for number in range(0, 400, 4):
         view.apply_async(append, number)
         view.execute(f"log.append({number + 1})", block=False)

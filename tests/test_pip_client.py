@@ -41,7 +41,10 @@ def test_the_client_alone_works(python: Path, cluster: Cluster) -> None:
 
 
 def test_it_is_typed_and_has_a_version(python: Path) -> None:
-    question = "import pxcluster, pathlib; print(pxcluster.__version__, (pathlib.Path(pxcluster.__file__).parent / 'py.typed').exists())"
+    question = """
+import pathlib, pxcluster
+print(pxcluster.__version__, (pathlib.Path(pxcluster.__file__).parent / "py.typed").exists())
+"""
     outcome = subprocess.run([python, "-c", question], capture_output=True, text=True, timeout=60, check=True)
     assert outcome.stdout == "0.1.0 True\n"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from harness.cluster import Cluster, Site
 from harness.environments import add_extension, make_environment, pretend_program, pretend_python, pythons
-
 from pxcluster import Client
 
 SCRIPT = """
@@ -33,12 +32,18 @@ print(json.dumps([versions, prefixes, sums, tasks, shown, failure]))
 """
 
 
+def in_words(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
 def others() -> list[tuple[int, int]]:
     return [version for version in sorted(pythons()) if version >= (3, 11)]
 
 
-@pytest.fixture(scope="module", params=others() or [None], ids=lambda version: version and "%d.%d" % version)
-def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[int, int], Path]:
+@pytest.fixture(scope="module", params=others() or [None], ids=lambda version: version and in_words(version))
+def environment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[tuple[int, int], Path]:
     """An environment of another Python: its version and its interpreter."""
     if request.param is None:
         pytest.skip("this machine has no other CPython from 3.11 with a shared libpython, on PATH or under ~/.pyenv")
@@ -81,7 +86,7 @@ def test_another_python_does_everything(other: Cluster, environment: tuple[tuple
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_client_of_another_minor_version_is_told(other: Cluster, environment: tuple[tuple[int, int], Path]) -> None:
-    theirs, ours = "%d.%d" % environment[0], "%d.%d" % sys.version_info[:2]
+    theirs, ours = in_words(environment[0]), in_words(sys.version_info[:2])
     with pytest.raises(Exception, match="Python") as caught:
         Client(connection_info=str(other.connection_file), timeout=10)
     message = str(caught.value)

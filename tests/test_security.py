@@ -186,17 +186,28 @@ BAD_REQUESTS: list[tuple[dict[str, Any], list[bytes]]] = [
     ({"type": "direct", "kind": "push", "targets": [0, 0]}, [pickle.dumps(3)]),
     ({"type": "map", "tasks": 3, "targets": None, "label": None, "retries": 0}, []),
     ({"type": "map", "tasks": 3, "targets": None, "label": None, "retries": 0}, [b"f", b"\xff" * 32, b"abc"]),
-    ({"type": "map", "tasks": 1, "targets": None, "label": None, "retries": 0}, [b"f", struct.pack("<QQ", 0, 9), b"abc"]),
+    (
+        {"type": "map", "tasks": 1, "targets": None, "label": None, "retries": 0},
+        [b"f", struct.pack("<QQ", 0, 9), b"abc"],
+    ),
     ({"type": "map", "tasks": 4_294_967_295, "targets": None, "label": None, "retries": 0}, [b"f", b"", b""]),
-    ({"type": "map", "tasks": 1, "targets": [9], "label": None, "retries": 0}, [b"f", struct.pack("<QQ", 0, 1), b"a"]),
-    ({"type": "map", "tasks": 1, "targets": None, "label": None, "retries": 0}, [b"f", struct.pack("<QQ", 0, 1), b"a"]),
+    (
+        {"type": "map", "tasks": 1, "targets": [9], "label": None, "retries": 0},
+        [b"f", struct.pack("<QQ", 0, 1), b"a"],
+    ),
+    (
+        {"type": "map", "tasks": 1, "targets": None, "label": None, "retries": 0},
+        [b"f", struct.pack("<QQ", 0, 1), b"a"],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("header", "buffers"), BAD_REQUESTS, ids=[f"{header['type']}{number}" for number, (header, _) in enumerate(BAD_REQUESTS)])
-def test_a_bad_request_is_answered_by_an_error(
-    attacked: Cluster, header: dict[str, Any], buffers: list[bytes]
-) -> None:
+@pytest.mark.parametrize(
+    ("header", "buffers"),
+    BAD_REQUESTS,
+    ids=[f"{header['type']}{number}" for number, (header, _) in enumerate(BAD_REQUESTS)],
+)
+def test_a_bad_request_is_answered_by_an_error(attacked: Cluster, header: dict[str, Any], buffers: list[bytes]) -> None:
     connection = attacked.connection()
     with Peer(unix(connection), connection) as peer:
         peer.hello()

@@ -34,9 +34,7 @@ def main() -> None:
     parser.add_argument("--idle-seconds", type=float, required=True)
     options = parser.parse_args()
     rows = options.rows.split(",")
-    figures: dict[str, float | str] = {
-        "mpi": MPI.Get_library_version().splitlines()[0].partition(",")[0].strip("\0 ")
-    }
+    figures: dict[str, float | str] = {"mpi": MPI.Get_library_version().splitlines()[0].partition(",")[0].strip("\0 ")}
     if MPI.COMM_WORLD.Get_size() != options.engines + 1:
         raise SystemExit(f"mpi4py uses {figures['mpi']}, and its ranks do not see each other under this mpirun")
 

@@ -7,9 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pytest
-
 import pxcluster
+import pytest
 from fake_controller import KEY, FakeController
 
 

@@ -5,9 +5,8 @@ import concurrent.futures
 import threading
 from datetime import datetime
 
-import pytest
-
 import pxcluster as ipp
+import pytest
 
 
 def fail_on(n):

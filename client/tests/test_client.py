@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
 import pxcluster as ipp
+import pytest
 from conftest import child, info_of
 from fake_controller import FakeController
 

@@ -6,9 +6,8 @@ import shutil
 import ssl
 import subprocess
 
-import pytest
-
 import pxcluster
+import pytest
 from conftest import info_of
 from fake_controller import FakeController
 from pxcluster import connection

@@ -7,7 +7,6 @@ import signal
 import threading
 
 import pytest
-
 from conftest import child
 from pxcluster.interrupt import InterruptGuard
 

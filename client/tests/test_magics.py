@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import pxcluster as ipp
 import pytest
+from conftest import info_of
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
-
-import pxcluster as ipp
-from conftest import info_of
 
 
 @pytest.fixture

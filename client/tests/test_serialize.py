@@ -12,7 +12,6 @@ import types
 from typing import Any
 
 import pytest
-
 from pxcluster import serialize
 from pxcluster.serialize import Reference, SerializationError, dumps, dumps_task, interactive, loads, loads_task
 

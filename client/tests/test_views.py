@@ -4,9 +4,8 @@ import operator
 import threading
 
 import numpy
-import pytest
-
 import pxcluster as ipp
+import pytest
 
 
 class Unloadable:

@@ -27,6 +27,24 @@ pub(crate) enum PlaceError {
     NoRank,
     #[error("{variable}={value} is not a number, so the MPI launcher is not one that pxcluster knows")]
     NotANumber { variable: &'static str, value: String },
+    #[error(
+        "this pxcluster was built with {library} but {size} ranks were started by another MPI's launcher: start it with {} \
+         (under srun: --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH), or install pxcluster again with that MPI's mpicc on PATH",
+        env!("PXCLUSTER_MPIRUN")
+    )]
+    OtherMpi { size: u32, library: String },
+}
+
+impl Place {
+    /// Compares with what MPI says. An MPI that does not understand the launcher makes every process rank 0 of 1.
+    pub(crate) fn check(self, mpi_size: u32) -> Result<(), PlaceError> {
+        match self.size {
+            Some(size) if size != mpi_size => {
+                Err(PlaceError::OtherMpi { size, library: pxcluster_transport::mpi::library_version() })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Reads rank and size from the environment.

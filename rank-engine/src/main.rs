@@ -44,15 +44,7 @@ fn run(flags: &cli::Flags) -> anyhow::Result<ExitCode> {
     };
     let multiple = std::env::var("PXCLUSTER_MPI_THREADS").is_ok_and(|level| level == "serialized");
     let world = World::start(!multiple).context("MPI does not start")?;
-    if let Some(size) = place.size.filter(|size| *size != world.size()) {
-        bail!(
-            "this pxcluster was built with {} but {size} ranks were started by another MPI's launcher: start it with \
-             {} (under srun: --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH), or install pxcluster again with that MPI's \
-             mpicc on PATH",
-            pxcluster_transport::mpi::library_version(),
-            env!("PXCLUSTER_MPIRUN"),
-        );
-    }
+    place.check(world.size())?;
     let result = match interpreter {
         Some(probe) => controller::run(&world, flags, probe),
         None => engine::run(&world),

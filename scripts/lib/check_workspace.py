@@ -53,7 +53,7 @@ DOORS: list[tuple[str, list[str]]] = [
     (r"\bmpi::(ffi|traits|topology|environment|request|raw|datatype|Threading)\b", ["transport/src/mpi*"]),
     (r"\bpyo3::", ["rank-engine/extension/src/*", "rank-engine/src/engine/interpreter.rs"]),
     (r"\b(rustls|tokio_rustls|tokio::net)::", ["controller/*", "launcher/src/link*"]),
-    (r"\b(Tcp|Unix)(Stream|Listener)\b", ["controller/*", "launcher/src/link*"]),
+    (r"\b(Tcp|Unix)(Stream|Listener)\b", ["controller/*", "launcher/src/link*", "transport/src/loopback.rs"]),
 ]
 
 # The two ways to install the Python package.

@@ -1,7 +1,7 @@
 """What each cell of examples/first_session.ipynb shows, as ipyparallel 9 shows it.
 
-Text is compared after `normalised`: floating-point numbers become `#`, times of %timeit `<time>`. `InAnyOrder` holds live
-streams, which come as they come; everything else comes by engine id.
+Text is compared after `normalised`: floating-point numbers become `#`, times of %timeit `<time>`. `InAnyOrder` holds
+live streams, which come as they come; everything else comes by engine id.
 """
 
 from __future__ import annotations

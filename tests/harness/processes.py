@@ -50,7 +50,9 @@ def abandoned_shared_memory(before: set[str]) -> set[str]:
         return set()
     used: set[str] = set()
     for process in _all():
-        used.update(line.split()[-1].decode() for line in _read(process.pid, "maps").splitlines() if b"/dev/shm/" in line)
+        used.update(
+            line.split()[-1].decode() for line in _read(process.pid, "maps").splitlines() if b"/dev/shm/" in line
+        )
         with suppress(OSError):
             for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
                 with suppress(OSError):

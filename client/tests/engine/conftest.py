@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from engine_client import Engine
 from fake_runtime import FakeRuntime
-
 from pxcluster import serialize
 from pxcluster._engine import main, shell, streams, tasks
 from pxcluster._engine.state import state

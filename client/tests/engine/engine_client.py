@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fake_runtime import FakeRuntime
-
 from pxcluster import serialize
 from pxcluster._engine import main
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from engine_client import Engine, Failed
-
 from pxcluster._engine import main
 from pxcluster.serialize import Reference
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from engine_client import Engine, Failed
-
 from pxcluster._engine import shell
 
 

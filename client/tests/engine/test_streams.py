@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from engine_client import Engine, Failed
-
 from pxcluster._engine import streams
 from pxcluster._engine.state import state
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from engine_client import Engine, Failed
-
 from pxcluster._engine import main, tasks
 from pxcluster.serialize import dumps_task
 
