@@ -1,43 +1,9 @@
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import pxcluster
 import pytest
-from fake_controller import KEY, FakeController
-
-
-def info_of(path, **changes):
-    """The content of a connection file for a fake controller at `path`."""
-    info = {
-        "protocol_version": 1,
-        "version": "0.1.0",
-        "cluster_id": "default",
-        "key": KEY,
-        "certificate": "",
-        "addresses": [],
-        "socket": str(path),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "engines": 4,
-        "python": "3.11",
-        "slurm_job_id": None,
-        "started": 1.0,
-    }
-    return {**info, **changes}
-
-
-def child(code):
-    """Run `code` in a fresh interpreter that finds the package and these helpers."""
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{here.parent / 'src'}:{here}"}
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+from fake_controller import FakeController
+from support import info_of
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pxcluster as ipp
 import pytest
-from conftest import child, info_of
 from fake_controller import FakeController
+from support import child, info_of
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -168,7 +168,7 @@ def test_garbage_from_the_controller_ends_the_session(rc, dv, controller):
 def test_use_after_a_fork_says_so(tmp_path):
     code = f"""
         import os
-        from conftest import info_of
+        from support import info_of
         from fake_controller import FakeController
         import pxcluster
         fake = FakeController({str(tmp_path / "s")!r})
@@ -192,7 +192,7 @@ def test_use_after_a_fork_says_so(tmp_path):
 def test_an_open_client_does_not_keep_the_interpreter_alive(tmp_path):
     fake = FakeController(tmp_path / "s")
     code = f"""
-        from conftest import info_of
+        from support import info_of
         import pxcluster
         rc = pxcluster.Client(info_of({str(tmp_path / "s")!r}))
         print(rc.ids)

@@ -8,9 +8,9 @@ import subprocess
 
 import pxcluster
 import pytest
-from conftest import info_of
 from fake_controller import FakeController
 from pxcluster import connection
+from support import info_of
 
 
 @pytest.fixture

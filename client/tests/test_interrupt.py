@@ -7,8 +7,8 @@ import signal
 import threading
 
 import pytest
-from conftest import child
 from pxcluster.interrupt import InterruptGuard
+from support import child
 
 
 def interrupt_when(condition):
@@ -89,7 +89,7 @@ def test_interrupting_a_send_that_is_blocked_loses_no_bytes(rc, controller):
 def test_a_storm_of_interrupts_tears_nothing():
     code = """
         import os, signal, tempfile, threading
-        from conftest import info_of
+        from support import info_of
         from fake_controller import FakeController
         import pxcluster
 

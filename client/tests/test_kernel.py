@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import info_of
 from fake_controller import FakeController
+from support import info_of
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pxcluster as ipp
 import pytest
-from conftest import info_of
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
+from support import info_of
 
 
 @pytest.fixture
