@@ -6,7 +6,9 @@ receives. The TLS engine works on memory buffers behind a lock, because an SSL o
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 import threading
 from itertools import islice
 
@@ -44,11 +46,14 @@ _PORTION = 256 << 10
 
 
 def connect_unix(path: str, timeout: float) -> UnixChannel:
-    """Connect to the controller's socket file. OSError: nobody listens there."""
+    """Connect to the controller's socket file. OSError: nobody listens there, or somebody else does."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
         sock.connect(path)
+        _, owner, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        if owner != os.getuid():
+            raise PermissionError(f"socket {path} is served by user {owner} and not by you; the key is not shown to others")
         return UnixChannel(sock)
     except BaseException:
         sock.close()
