@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from harness.cluster import Cluster, Site
-from harness.processes import is_alive, parent_of
+from harness.processes import is_alive, is_stopped, parent_of
 from harness.waiting import wait_for
 from pxcluster import Client
 
@@ -119,16 +119,18 @@ def test_a_port_in_use(site: Site) -> None:
 
 
 def kill_without_clean_up(cluster: Cluster) -> None:
-    """Ends everything with SIGKILL at once: rank 0's own clean-up has no chance."""
+    """SIGKILL for everything. Nobody cleans up after another, as all are stopped; mpirun, whose end wakes them, is last."""
     assert cluster.mpirun is not None
     controller = cluster.connection()["pid"]
-    victims = [parent_of(controller), controller, *(process.pid for process in cluster.site.processes())]
-    for pid in victims:
-        if is_alive(pid):
-            os.kill(pid, signal.SIGSTOP)
-    for pid in victims:
-        if is_alive(pid):
-            os.kill(pid, signal.SIGKILL)
+    first = [controller, parent_of(controller)]
+    last = cluster.mpirun.pid
+    between = {process.pid for process in cluster.site.processes()} - {*first, last}
+    everybody = [*first, *between, last]
+    for pid in everybody:
+        os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: all(map(is_stopped, everybody)), "all processes stop")
+    for pid in everybody:
+        os.kill(pid, signal.SIGKILL)
     cluster.mpirun.wait(60)
     wait_for(lambda: not cluster.site.processes(), "all processes end")
 
@@ -144,13 +146,13 @@ def test_what_a_killed_cluster_leaves(site: Site, new_cluster: Callable[..., Clu
     assert status.returncode == 1
     assert "is gone" in one_sentence(status.stderr)
     living = new_cluster(1, site=site)
-    assert living.connection()["pid"] != dead.mpirun
     assert living.client()[:].apply_sync(abs, -1) == [1]
 
 
 def test_stop_clears_what_a_killed_cluster_leaves(site: Site) -> None:
     dead = Cluster(site, 1).start()
     kill_without_clean_up(dead)
+    assert dead.connection_file.exists()
     stopped = site.run("pxcluster", "stop")
     assert stopped.returncode == 1
     assert "was not running any more" in one_sentence(stopped.stderr)

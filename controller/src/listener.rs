@@ -107,21 +107,24 @@ pub(crate) struct RemoteListener {
 impl RemoteListener {
     /// Opens the TCP port and serves it.
     pub(crate) fn open(port: u16, identity: &Identity, inbox: Inbox) -> Result<Self, ListenError> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ListenError::Thread)?;
-        let inside = runtime.enter();
         let bound = std::net::TcpListener::bind(("0.0.0.0", port)).and_then(|tcp| {
             tcp.set_nonblocking(true)?;
-            Ok((tcp.local_addr()?.port(), TcpListener::from_std(tcp)?))
+            Ok((tcp.local_addr()?.port(), tcp))
         });
         let (port, tcp) = bound.map_err(|source| ListenError::Port { port, source })?;
         let acceptor = TlsAcceptor::from(Arc::clone(&identity.tls));
         let key: Arc<str> = identity.key.as_str().into();
-        drop(inside);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let run = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return tracing::error!("no client on another host can connect: {error}"),
+            };
             runtime.block_on(async {
-                tokio::select! { () = accept_tcp(tcp, acceptor, key, inbox) => {}, _ = stopped => {} }
+                match TcpListener::from_std(tcp) {
+                    Ok(tcp) => tokio::select! { () = accept_tcp(tcp, acceptor, key, inbox) => {}, _ = stopped => {} },
+                    Err(error) => tracing::error!("no client on another host can connect: {error}"),
+                }
                 // Tasks that still write their last frames get a moment.
                 tokio::time::sleep(LAST_FRAMES).await;
             });

@@ -34,8 +34,9 @@ pub(crate) fn log_and_abort_on_panic(rank: Rank, level: tracing::Level) {
             std::io::stderr(),
             "pxcluster: {rank}: internal error at {place}: {what}; the cluster ends. Please report this line."
         );
-        // An abort ends the whole MPI job; unwinding could leave the other ranks waiting for this one.
-        std::process::abort();
+        // The launcher ends the whole job when a rank fails; unwinding could leave the others waiting for this one.
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(134) }
     }));
 }
 
@@ -111,11 +112,11 @@ extern "C" fn forward(signal: libc::c_int) {
 }
 
 /// Ends this process after a while whatever MPI does: its end waits for all ranks, and one may have been lost.
-pub(crate) fn exit_if_mpi_does_not_end(well: bool) {
+pub(crate) fn exit_if_mpi_does_not_end() {
     let wait = move || {
         std::thread::sleep(MPI_END);
         // SAFETY: ends the process without destructors, which are what hangs.
-        unsafe { libc::_exit(i32::from(!well)) }
+        unsafe { libc::_exit(1) }
     };
     let _without_it_too = std::thread::Builder::new().name("px-end".into()).spawn(wait);
 }

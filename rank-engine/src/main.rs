@@ -23,10 +23,7 @@ fn main() -> ExitCode {
     }
     match run(&flags) {
         Ok(code) => code,
-        Err(error) => {
-            let _closed_stderr = writeln!(std::io::stderr(), "pxcluster: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error),
     }
 }
 
@@ -49,7 +46,14 @@ fn run(flags: &cli::Flags) -> anyhow::Result<ExitCode> {
         Some(probe) => controller::run(&world, flags, probe),
         None => engine::run(&world),
     };
-    guard::exit_if_mpi_does_not_end(result.is_ok());
+    // Said before the others are let go: the launcher ends every rank when one has failed.
+    let code = result.unwrap_or_else(|error| fail(&error));
+    guard::exit_if_mpi_does_not_end();
     world.finish();
-    result
+    Ok(code)
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let _closed_stderr = writeln!(std::io::stderr(), "pxcluster: {error:#}");
+    ExitCode::FAILURE
 }

@@ -38,6 +38,12 @@ def is_alive(pid: int) -> bool:
     return _process(pid) is not None
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether every thread of a process is stopped by a signal."""
+    threads = [_read(int(thread.name), "stat") for thread in Path(f"/proc/{pid}/task").iterdir()]
+    return all(stat.rpartition(b")")[2].split()[:1] == [b"T"] for stat in threads)
+
+
 def parent_of(pid: int) -> int:
     """The process id of the parent."""
     return int(_read(pid, "stat").rpartition(b")")[2].split()[1])

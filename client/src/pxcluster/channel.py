@@ -53,7 +53,7 @@ def connect_unix(path: str, timeout: float) -> UnixChannel:
         sock.connect(path)
         _, owner, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
         if owner != os.getuid():
-            raise PermissionError(f"socket {path} is served by user {owner} and not by you; the key is not shown to others")
+            raise PermissionError(f"socket {path} is served by user {owner}, not by you: the key stays secret")
         return UnixChannel(sock)
     except BaseException:
         sock.close()

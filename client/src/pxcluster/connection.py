@@ -77,7 +77,7 @@ def read(path: str) -> dict[str, Any]:
         raise PermissionError(f"connection file {shown} cannot be read: {problem.strerror}") from None
     except OSError as problem:
         raise type(problem)(f"connection file {shown} cannot be read: {problem.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"connection file {shown} is not JSON; remove it and start the cluster again") from None
     return check(content, shown)
 

@@ -4,6 +4,7 @@
 //! a request is then received, run and answered by one thread, with no hand-over. While user code runs, the comm thread
 //! is the one that the bell wakes; it never touches the GIL, so that an engine relays, is interrupted and reports
 //! whatever its Python does.
+#![allow(unsafe_code, reason = "_exit")]
 
 use super::comm::{Comm, Turn};
 use super::shared::{Piece, Shared};
@@ -75,5 +76,6 @@ impl Driver {
 /// Ends the job: without messages an engine is of no use, and the main thread is inside Python.
 fn give_up(error: &anyhow::Error) -> ! {
     let _closed_stderr = writeln!(std::io::stderr(), "pxcluster: an engine cannot go on: {error:#}");
-    std::process::abort()
+    // SAFETY: ends the process at once; the launcher then ends the job.
+    unsafe { libc::_exit(1) }
 }
