@@ -145,13 +145,17 @@ impl ClusterDirectory {
         serde_json::from_str(&text).map_err(malformed)
     }
 
-    /// Removes the connection file, if it is there.
+    /// Removes the connection file and the socket that it names, if they are there.
     pub fn remove_connection(&self) -> Result<(), DirectoryError> {
         let path = self.connection_file();
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path, error)),
-            _ => Ok(()),
+        let socket = self.read_connection().ok().map(|connection| PathBuf::from(connection.socket));
+        for file in socket.into_iter().chain([path]) {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &file, error)),
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 
