@@ -119,7 +119,7 @@ def test_a_port_in_use(site: Site) -> None:
 
 
 def kill_without_clean_up(cluster: Cluster) -> None:
-    """SIGKILL for everything. Nobody cleans up after another, as all are stopped; mpirun, whose end wakes them, is last."""
+    """SIGKILL for everything, stopped before, so that nobody cleans up; mpirun last, because its end wakes the others."""
     assert cluster.mpirun is not None
     controller = cluster.connection()["pid"]
     first = [controller, parent_of(controller)]
