@@ -119,7 +119,7 @@ def test_a_port_in_use(site: Site) -> None:
 
 
 def kill_without_clean_up(cluster: Cluster) -> None:
-    """SIGKILL for everything, stopped before, so that nobody cleans up; mpirun last, because its end wakes the others."""
+    """SIGKILL for everything, stopped before so that nobody cleans up; mpirun last, as its end wakes the others."""
     assert cluster.mpirun is not None
     controller = cluster.connection()["pid"]
     first = [controller, parent_of(controller)]
