@@ -17,13 +17,14 @@ pub struct GrantPolicy {
     /// Tasks longer than this are held one at a time: nothing queues behind them, and the round trip between two costs
     /// 1 % or less.
     pub long_seconds: f64,
-    /// Tasks of unknown duration that an engine may hold: one that runs, and one that hides the round trip.
+    /// Tasks of unknown duration that an engine may hold. A second would hide one round trip, and might wait behind a long
+    /// first one while another engine is idle.
     pub unknown_tasks: u32,
 }
 
 impl Default for GrantPolicy {
     fn default() -> Self {
-        Self { grant_seconds: 4e-3, refill_seconds: 4e-3, long_seconds: 20e-3, unknown_tasks: 2 }
+        Self { grant_seconds: 4e-3, refill_seconds: 4e-3, long_seconds: 20e-3, unknown_tasks: 1 }
     }
 }
 
@@ -63,7 +64,7 @@ mod tests {
 
     #[test]
     fn slices_shrink_towards_the_end_and_long_tasks_go_one_by_one() {
-        let policy = GrantPolicy::default();
+        let policy = GrantPolicy { unknown_tasks: 2, ..GrantPolicy::default() };
         let nothing = Held::default();
         let one = |seconds| Held { tasks: 1, seconds };
         assert_eq!(policy.size(nothing, Some(1e-6), 20_000, 4), 2_500);
@@ -73,11 +74,12 @@ mod tests {
         assert_eq!(policy.size(one(1.0), Some(1.0), 1_000, 4), 0);
         assert_eq!(policy.size(nothing, None, 20_000, 4), 2);
         assert_eq!(policy.size(nothing, None, 4, 4), 1);
+        assert_eq!(GrantPolicy::default().size(nothing, None, 20_000, 4), 1);
     }
 
     #[test]
     fn nothing_queues_behind_a_long_task_and_the_last_tasks_go_to_who_is_idle() {
-        let policy = GrantPolicy::default();
+        let policy = GrantPolicy { unknown_tasks: 2, ..GrantPolicy::default() };
         let held = |tasks, seconds| Held { tasks, seconds };
         assert_eq!(policy.size(held(1, policy.long_seconds), Some(1e-6), 20_000, 4), 0);
         assert_eq!(policy.size(held(1, 1e-3), Some(1e-3), 20_000, 4), 4);

@@ -14,7 +14,7 @@ struct Checked(Controller);
 
 impl Checked {
     fn with_engines(count: u32) -> Self {
-        let mut checked = Self(Controller::new(GrantPolicy::default()));
+        let mut checked = Self(Controller::new(GrantPolicy { unknown_tasks: 2, ..GrantPolicy::default() }));
         for id in 0..count {
             assert!(checked.tell(Event::EngineJoined(EngineId(id))).is_empty());
         }
