@@ -1,7 +1,6 @@
 //! The clients that are connected.
 
-use crate::listener::ConnectionId;
-use crate::session::Outbox;
+use crate::inbox::{ConnectionId, Outbox};
 use bytes::Bytes;
 use pxcluster_protocol::ClientId;
 use pxcluster_protocol::frame::Frame;

@@ -10,6 +10,7 @@ mod clients;
 mod event_loop;
 mod files;
 mod handshake;
+mod inbox;
 mod interfaces;
 mod listener;
 mod maps;

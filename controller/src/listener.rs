@@ -1,17 +1,15 @@
 //! The sockets: one task per connection, notices to the event loop.
 
 use crate::certificate::Identity;
-use crate::session::{self, HANDSHAKE_TIME, Outbox};
-use pxcluster_protocol::frame::Frame;
+use crate::inbox::{Inbox, Notice};
+use crate::session::{self, HANDSHAKE_TIME};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 /// How long connections have to write their last frames when the cluster ends.
@@ -19,46 +17,6 @@ pub(crate) const LAST_FRAMES: Duration = Duration::from_millis(20);
 
 /// TLS handshakes under way; more wait in the system's queue.
 const STRANGERS: usize = 64;
-
-/// Number of a connection, given by the socket thread; the event loop maps it to a client.
-pub(crate) type ConnectionId = u64;
-
-/// What the sockets tell the event loop.
-pub(crate) enum Notice {
-    /// A client has shown the key.
-    Connected { connection: ConnectionId, outbox: Outbox },
-    /// A client sends a frame.
-    Frame { connection: ConnectionId, frame: Frame },
-    /// A client is gone.
-    Disconnected { connection: ConnectionId },
-    /// The process was asked to end.
-    Terminate(&'static str),
-}
-
-/// The event loop's ear.
-#[derive(Clone)]
-pub(crate) struct Inbox {
-    notices: mpsc::UnboundedSender<Notice>,
-    connections: Arc<AtomicU64>,
-}
-
-impl Inbox {
-    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Notice>) {
-        let (notices, receiver) = mpsc::unbounded_channel();
-        (Self { notices, connections: Arc::default() }, receiver)
-    }
-
-    pub(crate) fn put(&self, notice: Notice) {
-        // A closed channel means that the event loop has ended; the process is about to.
-        let _closed = self.notices.send(notice);
-    }
-
-    pub(crate) fn connect(&self, outbox: Outbox) -> ConnectionId {
-        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
-        self.put(Notice::Connected { connection, outbox });
-        connection
-    }
-}
 
 /// Sockets that cannot be opened.
 #[derive(Debug, thiserror::Error)]

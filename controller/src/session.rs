@@ -1,7 +1,7 @@
 //! One client's connection: bytes in, frames to the event loop; frames out, bytes to the client.
 
 use crate::handshake::{self, Refusal};
-use crate::listener::{Inbox, Notice};
+use crate::inbox::{Inbox, Notice};
 use bytes::{Bytes, BytesMut};
 use pxcluster_protocol::PROTOCOL_VERSION;
 use pxcluster_protocol::frame::{self, Frame, Limits};
@@ -15,9 +15,6 @@ use tokio::sync::mpsc;
 pub(crate) const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Frames below this size, bytes, are joined before they are written.
 const JOIN: usize = 64 << 10;
-
-/// Frames for one client; dropping the sender closes the connection after the last frame.
-pub(crate) type Outbox = mpsc::UnboundedSender<Frame>;
 
 /// Serves a connection until either side ends it. `peer` is for the log.
 pub(crate) async fn serve<S>(stream: S, peer: String, key: &str, inbox: &Inbox)

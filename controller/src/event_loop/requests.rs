@@ -1,7 +1,7 @@
 //! What clients ask for.
 
 use super::{Answer, Controller, ControllerError, host, unix_time};
-use crate::listener::ConnectionId;
+use crate::inbox::ConnectionId;
 use bytes::Bytes;
 use pxcluster_protocol::frame::Frame;
 use pxcluster_protocol::from_client::{FromClient, Targets};
