@@ -34,6 +34,8 @@ const IDLE: Duration = Duration::from_secs(1);
 const ENDING: Duration = Duration::from_millis(20);
 /// Resolution of the runtime's timers; shorter naps are spent running sessions.
 const TIMER: Duration = Duration::from_millis(1);
+/// Messages and notices that are handled before sessions get their turn.
+const ROUND: u32 = 64;
 /// How long engines have to end Python before the job is ended under them.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -181,12 +183,7 @@ impl<T: Transport> Controller<T> {
         let bell = bell.transpose().map_err(ListenError::Thread)?;
         let mut published = false;
         loop {
-            while let Some((from, message)) = self.transport.receive()? {
-                self.handle_message(from, &message)?;
-            }
-            while let Ok(notice) = notices.try_recv() {
-                self.handle_notice(notice)?;
-            }
+            let more = self.handle_round(notices)?;
             if !published && self.engines.len() == size as usize && self.deadline.is_none() {
                 published = true;
                 self.ready_at = Instant::now();
@@ -203,8 +200,32 @@ impl<T: Transport> Controller<T> {
                     return Ok(Ended::Alone);
                 }
             }
-            self.sleep(notices, bell.as_ref()).await?;
+            if more {
+                tokio::task::yield_now().await; // sessions write meanwhile
+            } else {
+                self.sleep(notices, bell.as_ref()).await?;
+            }
         }
+    }
+
+    /// Handles what has come, but no more than a round of it; whether there may be more.
+    fn handle_round(&mut self, notices: &mut mpsc::UnboundedReceiver<Notice>) -> Result<bool, ControllerError> {
+        let mut left = ROUND;
+        while left > 0
+            && let Some((from, message)) = self.transport.receive()?
+        {
+            self.handle_message(from, &message)?;
+            left -= 1;
+        }
+        let more = left == 0;
+        let mut left = ROUND;
+        while left > 0
+            && let Ok(notice) = notices.try_recv()
+        {
+            self.handle_notice(notice)?;
+            left -= 1;
+        }
+        Ok(more || left == 0)
     }
 
     /// Sleeps until there is something to do; sessions run meanwhile.
