@@ -166,11 +166,10 @@ def test_source_and_label_travel_once(sender: Any, travel: Any, monkeypatch: pyt
 def test_long_source_travels_in_part(sender: Any) -> None:
     space = sender("def f():\n  pass\n" + "# filling\n" * 20000 + "def g():\n  return 'g'\n")
     name = space["f"].__code__.co_filename
-    both = [dumps(space["f"]), dumps(space["g"])]
-    assert max(len(data[0]) for data in both) < 50000
+    data = dumps([space["f"], space["g"]])
+    assert len(data[0]) < 2000
     del linecache.cache[name]
-    for data in both:
-        loads(data)
+    loads(data)
     assert linecache.getline(name, 1) == "def f():\n"
     assert linecache.getline(name, 20004).strip() == "return 'g'"
 

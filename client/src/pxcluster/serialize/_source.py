@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType
 
-#: A text longer than this many characters travels with blank lines in place of what lies outside the function.
-WHOLE_TEXT = 65536
+#: Of a text longer than this many characters only the lines of the function travel: it goes with every request.
+WHOLE_TEXT = 2048
 
 # File name of a cell -> how tracebacks name it, ("Cell", "In[5]"). Only cells that came from another process.
 _labels: dict[str, tuple[str, str]] = {}
@@ -36,23 +36,27 @@ def cell_label(filename: str) -> tuple[str, str] | None:
 
 
 class Source:
-    """One file's text and label on its way to another process; pickled once however many functions share it."""
+    """Lines of one file and its label on their way to another process; pickled once however many functions share them.
 
-    __slots__ = ("filename", "label", "text")
+    `first`: number of the first line of `text` in its file.
+    """
 
-    def __init__(self, filename: str, text: str, label: tuple[str, str] | None) -> None:
+    __slots__ = ("filename", "first", "label", "text")
+
+    def __init__(self, filename: str, text: str, label: tuple[str, str] | None, first: int) -> None:
         self.filename = filename
         self.text = text
         self.label = label
+        self.first = first
 
-    def __reduce__(self) -> tuple[Callable[..., None], tuple[str, str, tuple[str, str] | None]]:
-        return load_source, (self.filename, self.text, self.label)
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str, str, tuple[str, str] | None, int]]:
+        return load_source, (self.filename, self.text, self.label, self.first)
 
 
-def load_source(filename: str, text: str, label: tuple[str, str] | None) -> None:
-    """Make the lines of `filename` known to linecache and its label to :func:`cell_label`.
+def load_source(filename: str, text: str, label: tuple[str, str] | None, first: int = 1) -> None:
+    """Make lines of `filename` known to linecache and its label to :func:`cell_label`.
 
-    A file whose lines are known already keeps them; blank ones are filled from `text`.
+    A real file keeps the lines that linecache reads by itself; of others the lines that come are added.
     """
     import linecache
 
@@ -60,15 +64,14 @@ def load_source(filename: str, text: str, label: tuple[str, str] | None) -> None
         _labels.setdefault(filename, label)
     known = linecache.cache.get(filename)
     if known is not None and (len(known) == 1 or known[1] is not None):
-        return  # a real file, which linecache reads by itself
+        return
     lines = text.splitlines(keepends=True)
-    if known is not None:
-        older: list[str] = known[2]
-        if older == lines:
-            return
-        if len(older) == len(lines):
-            lines = [new if new.strip() else old for old, new in zip(older, lines, strict=True)]
-    linecache.cache[filename] = (len(text), None, lines, filename)
+    if known is not None and known[2][first - 1 : first - 1 + len(lines)] == lines:
+        return
+    merged = list(known[2]) if known is not None else []
+    merged += ["\n"] * (first - 1 + len(lines) - len(merged))
+    merged[first - 1 : first - 1 + len(lines)] = lines
+    linecache.cache[filename] = (sum(map(len, merged)), None, merged, filename)
 
 
 def sources_of(code: CodeType, cache: dict[str, Source | None]) -> tuple[Source, ...]:
@@ -78,27 +81,32 @@ def sources_of(code: CodeType, cache: dict[str, Source | None]) -> tuple[Source,
         name = part.co_filename
         if name in found:
             continue
-        if name not in cache:
-            cache[name] = _read(part)
-        source = cache[name]
+        source = cache.get(name)
+        if source is None and name not in cache:
+            source, shared = _read(part)
+            if shared:
+                cache[name] = source
         if source is not None:
             found[name] = source
     return tuple(found.values())
 
 
-def _read(code: CodeType) -> Source | None:
+def _read(code: CodeType) -> tuple[Source | None, bool]:
+    """The source that goes with `code`, and whether it serves every function of that file."""
     import linecache
 
     name = code.co_filename
     lines = linecache.getlines(name)
     if not lines:
-        return None
-    if sum(map(len, lines)) > WHOLE_TEXT:
-        parts = [part for part in _nested(code) if part.co_filename == name]
-        numbers = [line for part in parts for _, _, line in part.co_lines() if line]
-        first, last = min(numbers, default=1), max(numbers, default=0)
-        lines = [line if first <= number <= last else "\n" for number, line in enumerate(lines, 1)]
-    return Source(name, "".join(lines), cell_label(name))
+        return None, True
+    known = linecache.cache.get(name)
+    length = known[0] if known is not None and len(known) > 1 else sum(map(len, lines))
+    if length <= WHOLE_TEXT:
+        return Source(name, "".join(lines), cell_label(name), 1), True
+    parts = [part for part in _nested(code) if part.co_filename == name]
+    numbers = [line for part in parts for _, _, line in part.co_lines() if line]
+    first, last = min(numbers, default=1), max(numbers, default=0)
+    return Source(name, "".join(lines[first - 1 : last]), cell_label(name), first), False
 
 
 def _nested(code: CodeType) -> Iterator[CodeType]:
