@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .frames import Bytes, Header
 
+#: How long a thread looks for the answer before it sleeps, seconds, once in each wait. Engines answer small requests
+#: within that time, and waking a sleeping core would cost a third of the round trip (215 to 145 µs seen, 2 cores).
+_LOOK_OUT = 0.00025
 #: How long the daemon keeps away after it has met a leader, seconds.
 _PARKED = 0.01
 
@@ -187,6 +190,7 @@ class Session:
         deadline = None if timeout is None else monotonic() + timeout
         main = guard.applies()
         was_open = guard.hold() if main else False
+        sleepless = monotonic() + _LOOK_OUT
         try:
             while True:
                 left = None if deadline is None else max(0.0, deadline - monotonic())
@@ -195,7 +199,7 @@ class Session:
                 else:
                     try:
                         if not ready() and self.lost is None:
-                            self._lead(left, main)
+                            self._lead(left, main, sleepless)
                     finally:
                         self._reading.release()
                         if self._followers:
@@ -211,13 +215,18 @@ class Session:
             if main:
                 guard.release(was_open)
 
-    def _lead(self, left: float | None, main: bool) -> None:
-        """Wait for bytes and dispatch them. Holds the reader's lock."""
+    def _lead(self, left: float | None, main: bool, sleepless: float) -> None:
+        """Wait for bytes, without sleeping until the time `sleepless`, and dispatch them. Holds the reader's lock."""
         self._turns += 1
         try:
             if main:
                 guard.open()
-            events = self._poller.poll(None if left is None else 1000 * left)
+            poll = self._poller.poll
+            events = poll(0)
+            if left != 0.0:
+                while not events and monotonic() < sleepless:
+                    events = poll(0)
+                events = events or poll(None if left is None else 1000 * left)
         finally:
             if main:
                 guard.shut()
