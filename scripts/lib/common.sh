@@ -16,7 +16,8 @@ install_packages() { # reason package...
     local reason=$1 package missing=()
     shift
     for package in "$@"; do
-        dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
+        # `dpkg -s` also knows packages that were removed and have left their configuration.
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     is_root || die "$reason: ask for 'apt install ${missing[*]}'"
