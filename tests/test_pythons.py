@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.cluster import Cluster, Site
+from harness.cluster import Cluster, Site, running_alone
 from harness.environments import add_extension, make_environment, pretend_program, pretend_python, pythons
 from pxcluster import Client
 
@@ -55,15 +55,8 @@ def environment(
 @pytest.fixture(scope="module")
 def other(environment: tuple[tuple[int, int], Path]) -> Iterator[Cluster]:
     """A cluster whose engines embed that Python."""
-    site = Site()
-    cluster = Cluster(site, 2, "--python", str(environment[1]))
-    try:
-        yield cluster.start()
-        cluster.stop()
-        site.wait_until_nothing_remains()
-    finally:
-        cluster.kill()
-        site.remove()
+    with running_alone(2, "--python", str(environment[1])) as cluster:
+        yield cluster
 
 
 @pytest.mark.slow

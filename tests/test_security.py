@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.cluster import Cluster, Site
+from harness.cluster import Cluster, running_alone
 from harness.peer import Peer, encode, tcp, tls, tls_context, unix
 from harness.waiting import wait_for
 
@@ -23,15 +23,8 @@ HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 @pytest.fixture(scope="module")
 def open_cluster() -> Iterator[Cluster]:
     """Two engines and a log that tells of every connection."""
-    site = Site()
-    cluster = Cluster(site, 2, "--log", "info")
-    try:
-        yield cluster.start()
-        cluster.stop()
-        site.wait_until_nothing_remains()
-    finally:
-        cluster.kill()
-        site.remove()
+    with running_alone(2, "--log", "info") as cluster:
+        yield cluster
 
 
 @pytest.fixture

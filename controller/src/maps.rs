@@ -1,6 +1,7 @@
 //! Functions and items of maps, opaque, until their last result is in.
 
 use bytes::{Bytes, BytesMut};
+use pxcluster_protocol::codec::offset;
 use pxcluster_protocol::{EngineId, RequestKey, Status, TaskIndex};
 use pxcluster_scheduler::Accepted;
 use std::collections::BTreeMap;
@@ -38,8 +39,8 @@ impl Maps {
         if offsets.len() as u64 != 8 * (u64::from(tasks) + 1) {
             return Err(MapError::TableLength { tasks, got: offsets.len() });
         }
-        let rises = (0..tasks).all(|task| offset(&offsets, task) <= offset(&offsets, task + 1));
-        if !rises || offset(&offsets, 0) != 0 || offset(&offsets, tasks) != items.len() {
+        let rises = (0..tasks).all(|task| offset(&offsets, task as usize) <= offset(&offsets, (task + 1) as usize));
+        if !rises || offset(&offsets, 0) != 0 || offset(&offsets, tasks as usize) != items.len() {
             return Err(MapError::TableValues(items.len()));
         }
         self.by_key.insert(key, Map { function, offsets, items });
@@ -53,23 +54,15 @@ impl Maps {
     /// Buffers of a grant: function (if it is the receiver's first), offsets from 0, items.
     pub(crate) fn grant(&self, key: RequestKey, range: &Range<TaskIndex>, first: bool) -> Option<Vec<Bytes>> {
         let map = self.by_key.get(&key)?;
-        let begin = offset(&map.offsets, range.start);
-        let end = offset(&map.offsets, range.end);
+        let begin = offset(&map.offsets, range.start as usize);
+        let end = offset(&map.offsets, range.end as usize);
         let mut table = BytesMut::with_capacity(8 * (range.len() + 1));
         for task in range.start..=range.end {
-            table.extend_from_slice(&((offset(&map.offsets, task) - begin) as u64).to_le_bytes());
+            table.extend_from_slice(&((offset(&map.offsets, task as usize) - begin) as u64).to_le_bytes());
         }
         let function = if first { map.function.clone() } else { Bytes::new() };
         Some(vec![function, table.freeze(), map.items.slice(begin..end)])
     }
-}
-
-fn offset(table: &Bytes, task: TaskIndex) -> usize {
-    u64_at(table, task as usize) as usize
-}
-
-fn u64_at(table: &[u8], at: usize) -> u64 {
-    table.get(8 * at..8 * at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
 /// Task indices of a results message.
@@ -103,7 +96,7 @@ pub(crate) fn results_frame(engine: EngineId, buffers: &[Bytes], accepted: &Acce
     };
     let (mut table, mut kept) = (BytesMut::from(&0u64.to_le_bytes()[..]), BytesMut::new());
     for &at in positions {
-        let (begin, end) = (u64_at(offsets, at) as usize, u64_at(offsets, at + 1) as usize);
+        let (begin, end) = (offset(offsets, at), offset(offsets, at + 1));
         kept.extend_from_slice(payload.get(begin..end)?);
         table.extend_from_slice(&(kept.len() as u64).to_le_bytes());
     }

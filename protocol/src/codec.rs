@@ -61,6 +61,11 @@ pub fn decode<T: DeserializeOwned>(message: &Bytes) -> Result<(T, Body), CodecEr
     if at == message.len() { Ok((header, body)) } else { Err(CodecError::Surplus(message.len() - at)) }
 }
 
+/// Entry `at` of an offset table (`u64`, little endian); 0 where the table has none.
+pub fn offset(table: &[u8], at: usize) -> usize {
+    table.get(8 * at..8 * at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

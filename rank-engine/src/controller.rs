@@ -3,14 +3,12 @@
 
 use crate::cli::Flags;
 use crate::python::Probe;
-use anyhow::Context;
 use pxcluster_controller::{ClusterFiles, Controller, Ended, Settings};
 use pxcluster_protocol::EngineSet;
 use pxcluster_protocol::to_engine::{Cargo, Setup};
-use pxcluster_transport::mpi::{MpiTransport, World};
-use pxcluster_transport::{Transport, relay};
+use pxcluster_transport::mpi::World;
+use pxcluster_transport::{drain, relay};
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Runs the cluster until it is stopped.
 pub(crate) fn run(world: &World, flags: &Flags, probe: Probe) -> anyhow::Result<ExitCode> {
@@ -53,13 +51,4 @@ fn prepare(flags: &Flags, probe: Probe) -> anyhow::Result<Prepared> {
     let python = probe.wait()?;
     let setup = Setup { cluster_id: flags.cluster_id.clone(), python: python.executable, libpython: python.libpython };
     Ok((files, lock, setup, python.version))
-}
-
-/// Waits until everything that was sent has left.
-fn drain(transport: &mut MpiTransport) -> anyhow::Result<()> {
-    while !transport.is_drained() {
-        transport.receive().context("MPI fails")?;
-        transport.wait(Duration::from_millis(1));
-    }
-    Ok(())
 }

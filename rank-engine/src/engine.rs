@@ -15,7 +15,7 @@ use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::to_engine::{Cargo, Setup, ToEngine};
 use pxcluster_protocol::{Rank, codec};
 use pxcluster_transport::mpi::{MpiTransport, World};
-use pxcluster_transport::{Transport, relay, send};
+use pxcluster_transport::{Transport, drain, relay, send};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(crate) fn run(world: &World) -> anyhow::Result<ExitCode> {
         name.spawn(move || driver.run()).context("the comm thread cannot be started")?
     };
     let status = embedded.run(vtable::install(Arc::clone(&driver), about));
-    driver.python_has_ended(status);
+    driver.shared.python_has_ended(status);
     comm.join().map_err(|_| anyhow::anyhow!("the comm thread panicked"))??;
     Ok(ExitCode::SUCCESS)
 }
@@ -92,20 +92,11 @@ fn leave(transport: &mut MpiTransport) -> anyhow::Result<()> {
             if let (ToEngine::Relay { targets, cargo }, body) = codec::decode(&message)? {
                 pass_on(transport, &targets, &cargo, &body)?;
                 if cargo == Cargo::Shutdown {
-                    return drain(transport);
+                    return Ok(drain(transport)?);
                 }
             }
         } else {
             transport.wait(Duration::from_millis(100));
         }
     }
-}
-
-/// Waits until everything that was sent has left.
-fn drain(transport: &mut MpiTransport) -> anyhow::Result<()> {
-    while !transport.is_drained() {
-        transport.receive()?;
-        transport.wait(Duration::from_millis(1));
-    }
-    Ok(())
 }

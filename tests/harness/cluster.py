@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +208,17 @@ class Cluster:
             self.mpirun.wait(60)
         with suppress(AssertionError):
             self.close_clients()
+
+
+@contextmanager
+def running_alone(engines: int, *flags: str) -> Iterator[Cluster]:
+    """A cluster in a place of its own, which must be clean at the end."""
+    site = Site()
+    cluster = Cluster(site, engines, *flags)
+    try:
+        yield cluster.start()
+        cluster.stop()
+        site.wait_until_nothing_remains()
+    finally:
+        cluster.kill()
+        site.remove()

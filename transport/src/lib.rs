@@ -71,6 +71,15 @@ pub fn send<T: serde::Serialize>(
     Ok(())
 }
 
+/// Waits until everything that was sent has left.
+pub fn drain(transport: &mut dyn Transport) -> Result<(), TransportError> {
+    while !transport.is_drained() {
+        transport.receive()?;
+        transport.wait(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 /// A transport that can no longer be used, or bytes that cannot be understood.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {

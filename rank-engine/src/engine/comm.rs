@@ -9,7 +9,7 @@ use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::to_engine::{Cargo, ToEngine};
 use pxcluster_protocol::{EngineId, Rank, codec};
 use pxcluster_transport::mpi::MpiTransport;
-use pxcluster_transport::{Transport, send};
+use pxcluster_transport::{Transport, drain, send};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -131,7 +131,7 @@ impl Comm {
             ToController::Unfit { reason }
         };
         self.say(&last, vec![])?;
-        super::drain(&mut self.transport)?;
+        drain(&mut self.transport)?;
         if self.ending.is_none() {
             super::leave(&mut self.transport)?;
         }

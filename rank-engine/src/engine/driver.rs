@@ -44,32 +44,23 @@ impl Driver {
         }
     }
 
-    /// The main thread: the next work, taking turns until there is some.
+    /// The main thread: the next work, taking turns until there is some, and one before work that may take long.
     pub(super) fn next(&self) -> Piece {
         loop {
             let seen = self.bell.rings();
-            if let Some(piece) = self.shared.try_next() {
+            let piece = self.shared.try_next();
+            if piece.as_ref().is_none_or(|piece| self.shared.should_flush_before(piece)) {
+                match (self.turn(), &piece) {
+                    (Err(error), _) => give_up(&error),
+                    (Ok(Turn::Done), None) => return Piece::Shutdown,
+                    (Ok(Turn::Idle(nap)), None) => self.bell.sleep(seen, nap, Sleeper::First),
+                    (Ok(_), _) => {}
+                }
+            }
+            if let Some(piece) = piece {
                 return piece;
             }
-            match self.turn() {
-                Ok(Turn::Busy) => {}
-                Ok(Turn::Idle(nap)) => self.bell.sleep(seen, nap, Sleeper::First),
-                Ok(Turn::Done) => return Piece::Shutdown,
-                Err(error) => give_up(&error),
-            }
         }
-    }
-
-    /// The main thread: sends what may not wait for the end of the work that it is about to begin.
-    pub(super) fn flush(&self) {
-        if let Err(error) = self.turn() {
-            give_up(&error);
-        }
-    }
-
-    /// The interpreter has ended with this status; the comm thread says goodbye.
-    pub(super) fn python_has_ended(&self, status: i32) {
-        self.shared.python_has_ended(status);
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::outbox::{Message, Outbox};
 use bytes::Bytes;
+use pxcluster_protocol::codec::offset;
 use pxcluster_protocol::from_client::DirectKind;
 use pxcluster_protocol::to_client::OutputName;
 use pxcluster_protocol::to_controller::ToController;
@@ -318,10 +319,6 @@ impl State {
 #[derive(Debug, thiserror::Error)]
 #[error("a grant's buffers do not fit together; are all ranks of the same pxcluster build?")]
 pub(super) struct MalformedGrant;
-
-fn offset(table: &[u8], at: usize) -> usize {
-    table.get(8 * at..8 * at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes) as usize
-}
 
 fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()

@@ -55,13 +55,7 @@ struct Owner {
 }
 
 extern "C" fn next(out: *mut Work) {
-    let piece = DRIVER.get().map_or(Piece::Shutdown, |driver| {
-        let piece = driver.next();
-        if driver.shared.should_flush_before(&piece) {
-            driver.flush();
-        }
-        piece
-    });
+    let piece = DRIVER.get().map_or(Piece::Shutdown, |driver| driver.next());
     let mut work = Work {
         kind: kind::SHUTDOWN,
         has_function: 0,
