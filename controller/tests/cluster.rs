@@ -184,7 +184,16 @@ fn every_task_of_a_map_comes_back_once_with_its_own_payload() {
     let tasks = 1000u32;
     let items: Vec<u8> = (0..tasks).flat_map(u32::to_le_bytes).collect();
     let offsets: Vec<u8> = (0..=u64::from(tasks)).flat_map(|task| (4 * task).to_le_bytes()).collect();
-    let map = FromClient::Map { id: 9, tasks, targets: None, label: None, retries: 0 };
+    let map = FromClient::Map {
+        id: 9,
+        tasks,
+        targets: None,
+        label: None,
+        retries: 0,
+        after: None,
+        follow: None,
+        timeout: None,
+    };
     client.say(&map, vec!["function".into(), offsets.into(), items.into()]);
     let mut seen = vec![0; tasks as usize];
     while seen.iter().sum::<i32>() < tasks as i32 {

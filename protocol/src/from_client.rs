@@ -33,6 +33,15 @@ pub enum FromClient {
         label: Option<String>,
         /// How often a task that raised is tried again.
         retries: u32,
+        /// Its tasks start when this holds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<Dependency>,
+        /// Its tasks start when this holds, where what it names has run.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        follow: Option<Dependency>,
+        /// A task that has not been given to an engine by then fails, seconds; `None`: never.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout: Option<f64>,
     },
     /// Sends a signal to user code. Overtakes requests.
     Signal {
@@ -64,6 +73,32 @@ pub enum FromClient {
     },
     /// The client leaves on purpose.
     Goodbye,
+}
+
+/// A condition on how other requests end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// What must have ended; nothing: the condition holds.
+    pub needs: Vec<Needed>,
+    /// Whether all of them are needed, or one is enough.
+    pub all: bool,
+    /// Whether one that succeeded counts.
+    pub success: bool,
+    /// Whether one that failed counts.
+    pub failure: bool,
+}
+
+/// A request, or a part of one, that a [`Dependency`] names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needed {
+    /// The session whose request it is; `None`: the sender's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// The request.
+    pub request: RequestId,
+    /// A task of a map, an engine of a direct request; `None`: all of them, each on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<u32>,
 }
 
 /// What a client says of itself, with the proof that it has read the connection file.

@@ -93,6 +93,8 @@ pub enum Status {
     Error = 1,
     /// It was aborted before it started; there is no body.
     Aborted = 2,
+    /// It cannot run on this engine, another may do; the body is the error as JSON. Never sent to clients.
+    Unmet = 3,
 }
 
 impl From<Status> for u8 {
@@ -109,6 +111,7 @@ impl TryFrom<u8> for Status {
             0 => Ok(Self::Ok),
             1 => Ok(Self::Error),
             2 => Ok(Self::Aborted),
+            3 => Ok(Self::Unmet),
             other => Err(UnknownStatus(other)),
         }
     }
@@ -116,5 +119,5 @@ impl TryFrom<u8> for Status {
 
 /// A status byte that no version of the protocol defines.
 #[derive(Debug, thiserror::Error)]
-#[error("status {0} is not one of 0 (ok), 1 (error), 2 (aborted)")]
+#[error("status {0} is not one of 0 (ok), 1 (error), 2 (aborted), 3 (unmet)")]
 pub struct UnknownStatus(u8);

@@ -35,7 +35,7 @@ impl<T: Transport> Controller<T> {
                     self.decide(Event::Direct { key: key(id), targets }, &Answer::default())?;
                 }
             }
-            FromClient::Map { id, tasks, targets, label: _, retries } => {
+            FromClient::Map { id, tasks, targets, label: _, retries, .. } => {
                 let subset = targets.is_some();
                 if let Some(targets) = self.resolve(key(id), targets) {
                     match self.maps.insert(key(id), tasks, frame.buffers) {
