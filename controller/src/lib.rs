@@ -15,6 +15,7 @@ mod interfaces;
 mod listener;
 mod maps;
 mod session;
+mod timeouts;
 
 pub use certificate::IdentityError;
 pub use event_loop::{Controller, ControllerError, Ended};

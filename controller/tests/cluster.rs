@@ -7,7 +7,7 @@ use pxcluster_protocol::frame::{self, Frame, Limits};
 use pxcluster_protocol::from_client::{DirectKind, FromClient, Hello};
 use pxcluster_protocol::to_client::ToClient;
 use pxcluster_protocol::to_controller::ToController;
-use pxcluster_protocol::to_engine::{Cargo, ToEngine};
+use pxcluster_protocol::to_engine::{Cargo, Steal, ToEngine};
 use pxcluster_protocol::{EngineId, PROTOCOL_VERSION, Rank, Status, codec};
 use pxcluster_transport::loopback::{self, Loopback};
 use pxcluster_transport::{Transport, relay, send};
@@ -94,6 +94,10 @@ fn echo(mut transport: Loopback) {
                 ];
                 say(&mut transport, &ToController::Results { key: grant.key, busy: 1e-6 }, columns);
             }
+            (ToEngine::Steal(Steal { key, thief, .. }), _) => {
+                say(&mut transport, &ToController::Gave { key, thief, ranges: vec![] }, vec![]);
+            }
+            (ToEngine::Loot(_), _) => panic!("nobody gives anything away"),
             (ToEngine::Relay { targets, cargo }, body) => {
                 relay(&mut transport, &targets.without(me), &cargo, &body).expect("encodes");
                 match cargo {

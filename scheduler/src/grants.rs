@@ -14,6 +14,9 @@ pub struct GrantPolicy {
     pub grant_seconds: f64,
     /// An engine holding less work than this gets more: several round trips, so that it does not run dry meanwhile.
     pub refill_seconds: f64,
+    /// Both grow to so much for each engine that shares the map, so that a controller with thousands of them is not flooded;
+    /// what then waits on busy engines can be stolen.
+    pub seconds_per_engine: f64,
     /// Tasks longer than this are held one at a time: nothing queues behind them, and the round trip between two costs
     /// 1 % or less.
     pub long_seconds: f64,
@@ -24,7 +27,13 @@ pub struct GrantPolicy {
 
 impl Default for GrantPolicy {
     fn default() -> Self {
-        Self { grant_seconds: 4e-3, refill_seconds: 4e-3, long_seconds: 20e-3, unknown_tasks: 1 }
+        Self {
+            grant_seconds: 4e-3,
+            refill_seconds: 4e-3,
+            seconds_per_engine: 20e-6,
+            long_seconds: 20e-3,
+            unknown_tasks: 1,
+        }
     }
 }
 
@@ -50,11 +59,12 @@ impl GrantPolicy {
         if mean >= self.long_seconds {
             return u32::from(held.tasks == 0);
         }
-        let enough = if held.tasks > 1 { self.refill_seconds } else { self.long_seconds };
+        let least = self.seconds_per_engine * engines as f64;
+        let enough = if held.tasks > 1 { self.refill_seconds.max(least) } else { self.long_seconds };
         if held.tasks > 0 && (held.seconds >= enough || remaining < engines as u64) {
             return 0;
         }
-        ((self.grant_seconds / mean.max(1e-9)) as u64).max(1).min(share).min(u64::from(u32::MAX)) as u32
+        ((self.grant_seconds.max(least) / mean.max(1e-9)) as u64).max(1).min(share).min(u64::from(u32::MAX)) as u32
     }
 }
 

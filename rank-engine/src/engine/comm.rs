@@ -6,7 +6,7 @@ use super::shared::Shared;
 use anyhow::Context;
 use bytes::Bytes;
 use pxcluster_protocol::to_controller::ToController;
-use pxcluster_protocol::to_engine::{Cargo, ToEngine};
+use pxcluster_protocol::to_engine::{Cargo, Grant, Loot, Steal, ToEngine};
 use pxcluster_protocol::{EngineId, Rank, codec};
 use pxcluster_transport::mpi::MpiTransport;
 use pxcluster_transport::{Transport, drain, send};
@@ -55,9 +55,9 @@ impl Comm {
     /// Receives and sends what there is, without waiting.
     pub(super) fn turn(&mut self, shared: &Shared) -> anyhow::Result<Turn> {
         let mut idle = true;
-        while let Some((_, message)) = self.transport.receive().context("MPI fails")? {
+        while let Some((from, message)) = self.transport.receive().context("MPI fails")? {
             idle = false;
-            self.handle(shared, &message)?;
+            self.handle(shared, from, &message)?;
         }
         if !self.announced && shared.is_ready() {
             self.announced = true;
@@ -72,8 +72,8 @@ impl Comm {
         }
         if !idle {
             // What was queued leaves now, and not only when somebody takes the next turn.
-            if let Some((_, message)) = self.transport.receive().context("MPI fails")? {
-                self.handle(shared, &message)?;
+            if let Some((from, message)) = self.transport.receive().context("MPI fails")? {
+                self.handle(shared, from, &message)?;
             }
             return Ok(Turn::Busy);
         }
@@ -98,10 +98,19 @@ impl Comm {
         Ok(send(&mut self.transport, Rank::CONTROLLER, header, body)?)
     }
 
-    fn handle(&mut self, shared: &Shared, message: &Bytes) -> anyhow::Result<()> {
+    fn handle(&mut self, shared: &Shared, from: Rank, message: &Bytes) -> anyhow::Result<()> {
         let (header, body) = codec::decode::<ToEngine>(message)?;
         let (targets, cargo) = match header {
-            ToEngine::Grant(grant) => return Ok(shared.put_grant(grant, body)?),
+            ToEngine::Grant(Grant { key, range, last_direct, .. }) => {
+                return Ok(shared.put_tasks(key, vec![range], last_direct, body)?);
+            }
+            ToEngine::Steal(steal) => return self.give(shared, &steal),
+            ToEngine::Loot(Loot { key, ranges, last_direct }) => {
+                if let Some(victim) = from.engine() {
+                    self.say(&ToController::Got { key, victim, ranges: ranges.clone() }, vec![])?;
+                }
+                return Ok(shared.put_tasks(key, ranges, last_direct, body)?);
+            }
             ToEngine::Relay { targets, cargo } => (targets, cargo),
         };
         pass_on(&mut self.transport, &targets, &cargo, &body)?;
@@ -118,6 +127,17 @@ impl Comm {
             }
         }
         Ok(())
+    }
+
+    /// Gives tasks to another engine, and tells the controller which.
+    fn give(&mut self, shared: &Shared, steal: &Steal) -> anyhow::Result<()> {
+        let Steal { key, thief, last_direct, function } = *steal;
+        let (ranges, body) = shared.give(key, function).unwrap_or_default();
+        if !ranges.is_empty() {
+            let loot = ToEngine::Loot(Loot { key, ranges: ranges.clone(), last_direct });
+            send(&mut self.transport, thief.rank(), &loot, body)?;
+        }
+        self.say(&ToController::Gave { key, thief, ranges }, vec![])
     }
 
     /// The last message, and its delivery.
