@@ -1,5 +1,6 @@
 //! The one thread that owns the transport, the scheduler and the list of clients, and runs the sessions of local clients.
 
+mod deaths;
 mod requests;
 mod unrun;
 
@@ -11,6 +12,8 @@ use crate::inbox::{Inbox, Notice};
 use crate::interfaces;
 use crate::listener::{LAST_FRAMES, ListenError, RemoteListener, serve_local};
 use crate::maps::{self, Maps};
+use crate::nannies::Nannies;
+use crate::relays::Relays;
 use crate::timeouts::Timeouts;
 use bytes::Bytes;
 use nix::unistd::Pid;
@@ -19,7 +22,7 @@ use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::from_client::DirectKind;
 use pxcluster_protocol::to_client::{EngineInfo, ToClient, Welcome};
 use pxcluster_protocol::to_controller::ToController;
-use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, Steal, ToEngine};
+use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, ReportTo, Steal, ToEngine};
 use pxcluster_protocol::{EngineId, EngineSet, PROTOCOL_VERSION, Rank, RequestKey, Status, VERSION};
 use pxcluster_scheduler as scheduler;
 use pxcluster_scheduler::{Action, Event, GrantPolicy};
@@ -78,6 +81,9 @@ pub enum ControllerError {
         /// One sentence.
         reason: String,
     },
+    /// An engine has died before all were ready.
+    #[error("{0}, before the cluster was ready")]
+    Died(String),
 }
 
 /// How a cluster ended.
@@ -85,6 +91,8 @@ pub enum ControllerError {
 pub enum Ended {
     /// Every engine has ended Python; all ranks may leave MPI together.
     Together,
+    /// As above, but engines have died, for whom MPI's own end would wait for ever: the job must be ended by an abort.
+    WithoutTheDead,
     /// Some engine did not end in time; the job must be ended under it.
     Alone,
     /// The MPI launcher has ended the process that it knows as rank 0; MPI cannot be used any more.
@@ -111,13 +119,19 @@ pub struct Controller<T: Transport> {
     bodies: BTreeMap<RequestKey, (DirectKind, Vec<Bytes>)>,
     engines: BTreeMap<EngineId, EngineInfo>,
     timeouts: Timeouts,
-    /// Engines that have died: how, in one sentence.
+    /// Engines that have died, and one sentence about each.
     gone: BTreeMap<EngineId, String>,
+    /// Engines that MPI cannot reach: since when, and its words.
+    suspects: BTreeMap<EngineId, (Instant, String)>,
+    nannies: Nannies,
+    relays: Relays,
     /// Engines that have ended Python.
     ended: EngineSet,
     /// Set while the cluster stops.
     deadline: Option<Instant>,
     ready_at: Instant,
+    /// Whether the connection file has been written.
+    published: bool,
     /// Who started this process.
     parent: Pid,
     actions: Vec<Action>,
@@ -137,9 +151,13 @@ impl<T: Transport> Controller<T> {
             engines: BTreeMap::new(),
             timeouts: Timeouts::default(),
             gone: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            nannies: Nannies::default(),
+            relays: Relays::default(),
             ended: EngineSet::default(),
             deadline: None,
             ready_at: Instant::now(),
+            published: false,
             parent: nix::unistd::getppid(),
             actions: Vec::new(),
         }
@@ -166,13 +184,14 @@ impl<T: Transport> Controller<T> {
         self.files.remove(std::process::id());
         if let Err(error) = &result {
             self.clients.send_to_all(&ToClient::Closing { reason: error.to_string() });
-            self.broadcast(&EngineSet::first(self.transport.size() - 1), &Cargo::Shutdown)?;
+            self.broadcast(&self.living(), &Cargo::Shutdown)?;
             let until = Instant::now() + GRACE;
             while !self.transport.is_drained() && Instant::now() < until && self.transport.receive().is_ok() {
                 tokio::task::yield_now().await;
             }
         }
         self.clients = Clients::default(); // closes the connections after their last frame
+        self.nannies = Nannies::default(); // lets them go
         tokio::time::sleep(LAST_FRAMES).await;
         drop(remote);
         result
@@ -188,20 +207,26 @@ impl<T: Transport> Controller<T> {
         let bell =
             self.transport.descriptor().map(|bell| bell.try_clone_to_owned().and_then(pipe::Receiver::from_owned_fd));
         let bell = bell.transpose().map_err(ListenError::Thread)?;
-        let mut published = false;
+        if self.settings.nannies {
+            let (certificate, key) = (identity.certificate.clone(), identity.key.clone());
+            let socket = self.files.socket(std::process::id()).display().to_string();
+            let report_to = ReportTo { socket, addresses: interfaces::addresses(port), certificate, key };
+            self.broadcast(&self.living(), &Cargo::ReportTo(report_to))?;
+        }
         loop {
             let more = self.handle_round(notices)?;
             while let Some(key) = self.timeouts.next_due(Instant::now()) {
                 self.decide(Event::TimedOut(key), &Answer::default())?;
             }
-            if !published && self.engines.len() == size as usize && self.deadline.is_none() {
-                published = true;
+            self.handle_suspects()?;
+            if !self.published && self.engines.len() == size as usize && self.deadline.is_none() {
+                self.published = true;
                 self.ready_at = Instant::now();
                 self.publish(identity, port)?;
             }
             if let Some(deadline) = self.deadline {
-                if self.ended.len() >= size as usize && self.transport.is_drained() {
-                    return Ok(Ended::Together);
+                if self.all_have_ended() && self.transport.is_drained() {
+                    return Ok(if self.gone.is_empty() { Ended::Together } else { Ended::WithoutTheDead });
                 }
                 if nix::unistd::getppid() != self.parent {
                     return Ok(Ended::Orphaned);
@@ -319,13 +344,27 @@ impl<T: Transport> Controller<T> {
                     version: VERSION.to_owned(),
                 };
                 self.clients.send(client, &ToClient::Welcome(welcome), vec![]);
+                if let Some(engines) = self.sorrows() {
+                    self.clients.send(client, &engines, vec![]);
+                }
+            }
+            Notice::Nanny { connection, outbox, report } => {
+                self.nannies.add(connection, report.nanny().engine, outbox);
+                self.handle_report(report)?;
+            }
+            Notice::Frame { connection, frame } if self.nannies.of(connection).is_some() => {
+                self.handle_nanny_frame(connection, &frame)?;
             }
             Notice::Frame { connection, frame } => {
                 if let Some(client) = self.clients.of(connection) {
                     self.handle_frame(connection, client, frame)?;
                 }
             }
-            Notice::Disconnected { connection } => self.forget_client(connection)?,
+            Notice::Disconnected { connection } => {
+                if !self.nannies.remove(connection) {
+                    self.forget_client(connection)?;
+                }
+            }
             Notice::Terminate(signal) => self.stop(&format!("the controller received {signal}"))?,
         }
         Ok(())
@@ -348,14 +387,13 @@ impl<T: Transport> Controller<T> {
         self.deadline = Some(Instant::now() + GRACE);
         self.files.remove(std::process::id());
         self.clients.send_to_all(&ToClient::Closing { reason: format!("the cluster was stopped: {reason}") });
-        let everybody = EngineSet::first(self.transport.size() - 1);
-        self.broadcast(&everybody, &Cargo::Shutdown)
+        self.broadcast(&self.living(), &Cargo::Shutdown)
     }
 
     fn handle_message(&mut self, from: Rank, message: &Bytes) -> Result<(), ControllerError> {
         let decoded = codec::decode::<ToController>(message);
         let (header, body) = decoded.map_err(|source| ControllerError::Codec { from, source })?;
-        let Some(engine) = from.engine() else { return Ok(()) };
+        let Some(engine) = from.engine().filter(|engine| !self.gone.contains_key(engine)) else { return Ok(()) };
         match header {
             ToController::Ready { host, pid } => {
                 self.engines.insert(engine, EngineInfo { id: engine, host, pid });
@@ -438,7 +476,8 @@ impl<T: Transport> Controller<T> {
             Action::TasksEnded { key, tasks, why } => self.tell_not_run(key, tasks, &why),
             Action::AbortOn { key, engines } => self.broadcast(&engines, &Cargo::Abort(vec![key]))?,
             Action::DirectLost { key, engine } => {
-                let error = unrun::error_payload("EngineError", &format!("engine {engine} died before it answered"));
+                let message = format!("{}, before it answered", self.death_of(engine));
+                let error = unrun::error_payload("EngineError", &message);
                 let now = unix_time();
                 let reply =
                     ToClient::Reply { id: key.request, engine, status: Status::Error, started: now, completed: now };
@@ -457,10 +496,6 @@ impl<T: Transport> Controller<T> {
             }
         }
         Ok(())
-    }
-
-    fn broadcast(&mut self, targets: &EngineSet, cargo: &Cargo) -> Result<(), ControllerError> {
-        Ok(relay(&mut self.transport, targets, cargo, &[])?)
     }
 
     fn fail(&self, key: RequestKey, ename: &str, message: String) {

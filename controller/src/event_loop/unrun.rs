@@ -63,7 +63,7 @@ impl<T: Transport> Controller<T> {
     }
 
     /// One sentence on how an engine ended.
-    fn death_of(&self, engine: EngineId) -> String {
+    pub(super) fn death_of(&self, engine: EngineId) -> String {
         self.gone.get(&engine).cloned().unwrap_or_else(|| format!("engine {engine} died"))
     }
 }

@@ -4,6 +4,7 @@
 //! nobody need be woken for them.
 
 use super::outbox::{Message, Outbox};
+use crate::nanny::Page;
 use bytes::{Bytes, BytesMut};
 use pxcluster_protocol::codec::offset;
 use pxcluster_protocol::from_client::DirectKind;
@@ -87,6 +88,8 @@ struct State {
     last: Option<(u64, RequestKey)>,
     tokens: u64,
     outbox: Outbox,
+    /// Where the nanny reads which task runs.
+    page: Option<&'static Page>,
     /// Python has come to its main loop.
     ready: bool,
     ending: bool,
@@ -106,9 +109,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(bell: Bell) -> Self {
+    pub(super) fn new(bell: Bell, page: &'static Page) -> Self {
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(State { page: Some(page), ..State::default() }),
             bell,
             user_code: AtomicBool::new(false),
             batches: AtomicU64::new(0),
@@ -328,8 +331,11 @@ impl Shared {
             state.outbox.push_result(*key, *first + position as TaskIndex, status, times, payload);
         }
         if *done < state.machine.running_tasks().len() {
+            let task = *first + *done as TaskIndex;
+            state.page.into_iter().for_each(|page| page.go_on(task));
             return true;
         }
+        state.page.into_iter().for_each(Page::end);
         state.finish_batch();
         false
     }
@@ -410,6 +416,7 @@ impl State {
                 if let Some(received) = self.machine.take_ask() {
                     self.outbox.push((ToController::Ask { received }, vec![]));
                 }
+                self.page.into_iter().for_each(|page| page.begin(key, first));
                 let token = self.start(Running::Tasks { key, parcel, first, done: 0, busy: 0.0 });
                 Some(Piece::Tasks { token, key, function, first, items })
             }
