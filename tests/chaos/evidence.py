@@ -20,14 +20,14 @@ LONGEST = 12_000
 def gather(variable: str, folder: Path) -> str:
     """Everything that is known of the processes with CHAOS_FOLDER in their environment."""
     processes = processes_with(variable, str(folder))
-    parts = [("progress", _read(folder / "progress"))]
-    for process in processes:
-        if "python" in process.command or "pxcluster" in process.command:
-            parts.append((str(process), _threads(process.pid)))
     for process in _python(processes, folder):
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGUSR2)
     time.sleep(1)
+    parts = [("progress", _read(folder / "progress"))]
+    for process in processes:
+        if "python" in process.command or "pxcluster" in process.command:
+            parts.append((str(process), _threads(process.pid)))
     parts += [(path.name, _read(path)) for path in sorted(folder.glob("stacks-*"))]
     parts.append(("session", _read(folder / "session.log")))
     for path in sorted(folder.glob("marks-*")):

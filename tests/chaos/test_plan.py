@@ -77,8 +77,11 @@ def test_right_results() -> None:
         (RIGHT[::-1], "an ordered map came in another order"),
         ([*RIGHT, Came(13, (1, 0))], "results of no task of this map: 1 tasks (13)"),
         ([RIGHT[0], Came(11, (1, 0)), RIGHT[2]], "task 11 raises and came with a value"),
-        ([*RIGHT[:2], Came(12, error=("NameError", "x"))], "task 12 came as NameError: x"),
-        ([*RIGHT[:2], GONE], "task 12 ran on 0 dying engines and came as EngineError: Engine 2 is gone"),
+        ([*RIGHT[:2], Came(12, error=("NameError", "x"))], "came as NameError, the first as 'x': 1 tasks (12)"),
+        (
+            [*RIGHT[:2], GONE],
+            "came as EngineError after they ran on [0] dying engines, the first as 'Engine 2 is gone': 1 tasks (12)",
+        ),
     ],
 )
 def test_wrong_results(came: list[Came], breach: str) -> None:

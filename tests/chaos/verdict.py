@@ -53,7 +53,6 @@ def judge(plan: MapPlan, came: Sequence[Came], suspects: Counter[int], verdict: 
     doubled = [number for number, count in times.items() if count > 1]
     verdict.lost += len(lost)
     verdict.doubled += sum(times[number] - 1 for number in doubled)
-    verdict.failed += nameless
     if lost:
         verdict.breach("lost", lost)
     if doubled:
@@ -63,26 +62,40 @@ def judge(plan: MapPlan, came: Sequence[Came], suspects: Counter[int], verdict: 
     strangers = [number for number in times if number not in kinds]
     if strangers:
         verdict.breach("results of no task of this map", strangers)
+    _judge_outcomes(came, kinds, suspects, verdict)
+
+
+def _judge_outcomes(came: Sequence[Came], kinds: dict[int, int], suspects: Counter[int], verdict: Verdict) -> None:
+    """Errors of the cluster's are results that were lost, except those of tasks that ended two engines."""
+    alien: dict[str, list[Came]] = {}
+    early = []
     for one in came:
-        _judge_one(one, kinds, suspects, verdict)
+        raises = one.number is not None and kinds.get(one.number) == RAISE
+        if one.error is None:
+            if raises:
+                verdict.breach(f"task {one.number} raises and came with a value")
+        elif one.error[0] == "EngineError":
+            verdict.failed += 1
+            if not _has_ended_two(one.number, suspects):
+                early.append(one)
+        elif not raises or one.error != ("ValueError", str(one.number)):
+            alien.setdefault(one.error[0], []).append(one)
+    for name, those in alien.items():
+        verdict.lost += len(those)
+        verdict.breach(f"came as {name}, the first as {_text(those)!r}", [one.number for one in those])
+    if early:
+        ran = [suspects[one.number] for one in early if one.number is not None]
+        what = f"came as EngineError after they ran on {ran[:NAMED]} dying engines, the first as {_text(early)!r}"
+        verdict.breach(what, [one.number for one in early])
 
 
-def _judge_one(one: Came, kinds: dict[int, int], suspects: Counter[int], verdict: Verdict) -> None:
-    kind = kinds.get(one.number) if one.number is not None else None
-    if one.error is None:
-        if kind == RAISE:
-            verdict.breach(f"task {one.number} raises and came with a value")
-        return
-    name, text = one.error
-    if name == "EngineError":
-        verdict.failed += one.number is not None
-        if one.number is not None and suspects[one.number] < 2:
-            ran = suspects[one.number]
-            verdict.breach(f"task {one.number} ran on {ran} dying engines and came as EngineError: {text}")
-        elif one.number is None and not any(count >= 2 for count in suspects.values()):
-            verdict.breach(f"no task ran on two dying engines and one came as EngineError: {text}")
-    elif kind != RAISE or (name, text) != ("ValueError", str(one.number)):
-        verdict.breach(f"task {one.number} came as {name}: {text}")
+def _has_ended_two(number: int | None, suspects: Counter[int]) -> bool:
+    """A task without a number may be any of the suspects."""
+    return max(suspects.values(), default=0) >= 2 if number is None else suspects[number] >= 2
+
+
+def _text(those: Sequence[Came]) -> str:
+    return those[0].error[1] if those[0].error else ""
 
 
 def judge_pushes(came: Iterable[Came], reached: Sequence[set[int]], verdict: Verdict) -> None:
