@@ -203,6 +203,8 @@ class Run:
         self.verdict.doubled += self.tally.doubled()
         values = sum(one.seen is not None for _, results, _ in came for one in results)
         self.outcome.again = sum(self.marks(engine)[1] for engine in self.pids) - values
+        if self.outcome.again and not (self.plan.kills or self.plan.deadly()):
+            self.verdict.breach(f"nobody died, and {self.outcome.again} tasks ran twice")
         self.outcome.tasks = sum(len(results) for _, results, _ in came)
 
     def marks(self, engine: int) -> tuple[int | None, int]:

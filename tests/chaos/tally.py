@@ -26,7 +26,7 @@ class Tally:
                     self.gone.setdefault(entry["id"], time.time())
             dispatch(session, header, buffers)
 
-        Session._dispatch = counted  # type: ignore[method-assign]
+        Session._dispatch = counted
 
     def _note(self, request: tuple[int, int], tasks: list[int]) -> None:
         self.results.setdefault(request, Counter()).update(tasks)
