@@ -270,6 +270,11 @@ class FakeController:
             }
         )
 
+    def _on_kill(self, header, buffers):
+        self._answer({"type": "done", "id": header["id"]})
+        for number in header["targets"]:
+            self.lose_engine(number, "killed by signal 9")
+
     def _on_shutdown(self, header, buffers):
         self._answer({"type": "closing", "reason": "a client asked for it"})
 

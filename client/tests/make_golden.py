@@ -12,6 +12,7 @@ from pathlib import Path
 GOLDEN = Path(__file__).parents[2] / "protocol" / "tests" / "golden"
 
 _ENGINES = [{"id": 0, "host": "node1", "pid": 101}, {"id": 1, "host": "node2", "pid": 102}]
+_NANNY = {"protocol_version": 1, "key": "ab" * 32, "engine": 1, "pid": 102}
 _ERROR = json.dumps(
     {
         "ename": "ZeroDivisionError",
@@ -49,7 +50,10 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
     "abort": ({"type": "abort", "id": 4, "requests": [1, 2], "targets": None}, []),
     "status_request": ({"type": "status", "id": 5}, []),
     "shutdown": ({"type": "shutdown", "id": 6}, []),
+    "kill": ({"type": "kill", "id": 7, "targets": [1]}, []),
     "goodbye": ({"type": "goodbye"}, []),
+    "death": ({"type": "death", **_NANNY, "signal": 11, "code": None}, []),
+    "silent": ({"type": "silent", **_NANNY, "seconds": 30.5}, []),
     "welcome": (
         {
             "type": "welcome",
@@ -88,6 +92,10 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
         {"type": "engines", "joined": [_ENGINES[1]], "lost": [{"id": 0, "reason": "killed by signal 9"}]},
         [],
     ),
+    "engines_silent": (
+        {"type": "engines", "joined": [], "lost": [], "silent": [{"id": 1, "reason": "silent for 30 s"}]},
+        [],
+    ),
     "done": ({"type": "done", "id": 3}, []),
     "status": (
         {
@@ -105,6 +113,7 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
         [],
     ),
     "closing": ({"type": "closing", "reason": "a client asked for it"}, []),
+    "kill_engine": ({"type": "kill_engine"}, []),
 }
 
 

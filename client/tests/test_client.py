@@ -3,6 +3,7 @@ from __future__ import annotations
 import pxcluster as ipp
 import pytest
 from fake_controller import FakeController
+from pxcluster import serialize
 from support import child, info_of
 
 
@@ -132,6 +133,30 @@ def test_an_engine_that_dies(rc, dv, lbv, controller):
         dv.apply(len, "a")
     with pytest.raises(ipp.EngineError, match="Engine 2 is gone"):
         rc[2]
+
+
+def test_an_engine_that_died_between_the_choice_of_targets_and_the_request(rc, dv, controller):
+    engines, _ = dv._resolve(None)
+    controller.lose_engine(2)
+    assert rc._session.wait(lambda: len(rc) == 3, 10)
+    request = dv._send("len", "apply", serialize.dumps((len, ("a",), {})), engines, watch=False)[0]
+    assert rc._session.wait(lambda: request.slot_done(2), 10)
+    assert isinstance(request.outcome(2)[1], ipp.EngineError)
+
+
+def test_engines_that_are_silent_and_killed(rc, controller):
+    silent = {"type": "engines", "joined": [], "lost": [], "silent": [{"id": 1, "reason": "engine 1 says nothing"}]}
+    controller.send(silent)
+    assert rc._session.wait(lambda: rc.silent == {1: "engine 1 says nothing"}, 10)
+    assert rc.ids == [0, 1, 2, 3]
+    controller.send({**silent, "silent": [{"id": 1, "reason": ""}]})
+    assert rc._session.wait(lambda: not rc.silent, 10)
+    controller.send(silent)
+    rc.kill_engines([1, 3], block=True)
+    assert (rc.ids, rc.silent) == ([0, 2], {})
+    rc.kill_engines(rc.ids, block=True)
+    with pytest.raises(ipp.NoEnginesRegistered, match="all have died"):
+        rc.direct_view().apply(len, "a")
 
 
 def test_no_engines(tmp_path):

@@ -1,5 +1,6 @@
 //! The one thread that owns the transport, the scheduler and the list of clients, and runs the sessions of local clients.
 
+mod deaths;
 mod requests;
 
 use crate::Settings;
@@ -10,6 +11,8 @@ use crate::inbox::{Inbox, Notice};
 use crate::interfaces;
 use crate::listener::{LAST_FRAMES, ListenError, RemoteListener, serve_local};
 use crate::maps::{self, Maps};
+use crate::nannies::Nannies;
+use crate::relays::Relays;
 use bytes::Bytes;
 use nix::unistd::Pid;
 use pxcluster_protocol::codec::{self, CodecError};
@@ -17,7 +20,7 @@ use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::from_client::DirectKind;
 use pxcluster_protocol::to_client::{EngineInfo, ToClient, Welcome};
 use pxcluster_protocol::to_controller::ToController;
-use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, ToEngine};
+use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, ReportTo, ToEngine};
 use pxcluster_protocol::{EngineId, EngineSet, PROTOCOL_VERSION, Rank, RequestKey, Status, VERSION};
 use pxcluster_scheduler as scheduler;
 use pxcluster_scheduler::{Action, Event, GrantPolicy};
@@ -76,6 +79,9 @@ pub enum ControllerError {
         /// One sentence.
         reason: String,
     },
+    /// An engine has died before all were ready.
+    #[error("{0}, before the cluster was ready")]
+    Died(String),
 }
 
 /// How a cluster ended.
@@ -83,6 +89,8 @@ pub enum ControllerError {
 pub enum Ended {
     /// Every engine has ended Python; all ranks may leave MPI together.
     Together,
+    /// As above, but engines have died, for whom MPI's own end would wait for ever: the job must be ended by an abort.
+    WithoutTheDead,
     /// Some engine did not end in time; the job must be ended under it.
     Alone,
     /// The MPI launcher has ended the process that it knows as rank 0; MPI cannot be used any more.
@@ -108,11 +116,19 @@ pub struct Controller<T: Transport> {
     /// Bodies of direct requests until all targets have answered.
     bodies: BTreeMap<RequestKey, (DirectKind, Vec<Bytes>)>,
     engines: BTreeMap<EngineId, EngineInfo>,
+    /// Engines that have died, and one sentence about each.
+    gone: BTreeMap<EngineId, String>,
+    /// Engines that MPI cannot reach: since when, and its words.
+    suspects: BTreeMap<EngineId, (Instant, String)>,
+    nannies: Nannies,
+    relays: Relays,
     /// Engines that have ended Python.
     ended: EngineSet,
     /// Set while the cluster stops.
     deadline: Option<Instant>,
     ready_at: Instant,
+    /// Whether the connection file has been written.
+    published: bool,
     /// Who started this process.
     parent: Pid,
     actions: Vec<Action>,
@@ -130,9 +146,14 @@ impl<T: Transport> Controller<T> {
             maps: Maps::default(),
             bodies: BTreeMap::new(),
             engines: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            nannies: Nannies::default(),
+            relays: Relays::default(),
             ended: EngineSet::default(),
             deadline: None,
             ready_at: Instant::now(),
+            published: false,
             parent: nix::unistd::getppid(),
             actions: Vec::new(),
         }
@@ -159,13 +180,14 @@ impl<T: Transport> Controller<T> {
         self.files.remove(std::process::id());
         if let Err(error) = &result {
             self.clients.send_to_all(&ToClient::Closing { reason: error.to_string() });
-            self.broadcast(&EngineSet::first(self.transport.size() - 1), &Cargo::Shutdown)?;
+            self.broadcast(&self.living(), &Cargo::Shutdown)?;
             let until = Instant::now() + GRACE;
             while !self.transport.is_drained() && Instant::now() < until && self.transport.receive().is_ok() {
                 tokio::task::yield_now().await;
             }
         }
         self.clients = Clients::default(); // closes the connections after their last frame
+        self.nannies = Nannies::default(); // lets them go
         tokio::time::sleep(LAST_FRAMES).await;
         drop(remote);
         result
@@ -181,17 +203,23 @@ impl<T: Transport> Controller<T> {
         let bell =
             self.transport.descriptor().map(|bell| bell.try_clone_to_owned().and_then(pipe::Receiver::from_owned_fd));
         let bell = bell.transpose().map_err(ListenError::Thread)?;
-        let mut published = false;
+        if self.settings.nannies {
+            let (certificate, key) = (identity.certificate.clone(), identity.key.clone());
+            let socket = self.files.socket(std::process::id()).display().to_string();
+            let report_to = ReportTo { socket, addresses: interfaces::addresses(port), certificate, key };
+            self.broadcast(&self.living(), &Cargo::ReportTo(report_to))?;
+        }
         loop {
             let more = self.handle_round(notices)?;
-            if !published && self.engines.len() == size as usize && self.deadline.is_none() {
-                published = true;
+            self.handle_suspects()?;
+            if !self.published && self.engines.len() == size as usize && self.deadline.is_none() {
+                self.published = true;
                 self.ready_at = Instant::now();
                 self.publish(identity, port)?;
             }
             if let Some(deadline) = self.deadline {
-                if self.ended.len() >= size as usize && self.transport.is_drained() {
-                    return Ok(Ended::Together);
+                if self.all_have_ended() && self.transport.is_drained() {
+                    return Ok(if self.gone.is_empty() { Ended::Together } else { Ended::WithoutTheDead });
                 }
                 if nix::unistd::getppid() != self.parent {
                     return Ok(Ended::Orphaned);
@@ -307,13 +335,27 @@ impl<T: Transport> Controller<T> {
                     version: VERSION.to_owned(),
                 };
                 self.clients.send(client, &ToClient::Welcome(welcome), vec![]);
+                if let Some(engines) = self.sorrows() {
+                    self.clients.send(client, &engines, vec![]);
+                }
+            }
+            Notice::Nanny { connection, outbox, report } => {
+                self.nannies.add(connection, report.nanny().engine, outbox);
+                self.handle_report(report)?;
+            }
+            Notice::Frame { connection, frame } if self.nannies.of(connection).is_some() => {
+                self.handle_nanny_frame(connection, &frame)?;
             }
             Notice::Frame { connection, frame } => {
                 if let Some(client) = self.clients.of(connection) {
                     self.handle_frame(connection, client, frame)?;
                 }
             }
-            Notice::Disconnected { connection } => self.forget_client(connection)?,
+            Notice::Disconnected { connection } => {
+                if !self.nannies.remove(connection) {
+                    self.forget_client(connection)?;
+                }
+            }
             Notice::Terminate(signal) => self.stop(&format!("the controller received {signal}"))?,
         }
         Ok(())
@@ -336,14 +378,13 @@ impl<T: Transport> Controller<T> {
         self.deadline = Some(Instant::now() + GRACE);
         self.files.remove(std::process::id());
         self.clients.send_to_all(&ToClient::Closing { reason: format!("the cluster was stopped: {reason}") });
-        let everybody = EngineSet::first(self.transport.size() - 1);
-        self.broadcast(&everybody, &Cargo::Shutdown)
+        self.broadcast(&self.living(), &Cargo::Shutdown)
     }
 
     fn handle_message(&mut self, from: Rank, message: &Bytes) -> Result<(), ControllerError> {
         let decoded = codec::decode::<ToController>(message);
         let (header, body) = decoded.map_err(|source| ControllerError::Codec { from, source })?;
-        let Some(engine) = from.engine() else { return Ok(()) };
+        let Some(engine) = from.engine().filter(|engine| !self.gone.contains_key(engine)) else { return Ok(()) };
         match header {
             ToController::Ready { host, pid } => {
                 self.engines.insert(engine, EngineInfo { id: engine, host, pid });
@@ -412,12 +453,14 @@ impl<T: Transport> Controller<T> {
             }
             Action::TasksAborted { key, tasks } => self.tell_not_run(key, tasks, Status::Aborted, &[]),
             Action::TasksLost { key, tasks } => {
-                let error = lost_error("no engine is left that may run this task");
+                let last = self.gone.values().next_back().map(|sentence| format!("; {sentence}")).unwrap_or_default();
+                let error = lost_error(&format!("no engine is left that may run this task{last}"));
                 self.tell_not_run(key, tasks, Status::Error, &error);
             }
             Action::AbortOn { key, engines } => self.broadcast(&engines, &Cargo::Abort(vec![key]))?,
             Action::DirectLost { key, engine } => {
-                let error = lost_error(&format!("engine {engine} died before it answered"));
+                let sentence = self.gone.get(&engine).cloned().unwrap_or_else(|| format!("engine {engine} died"));
+                let error = lost_error(&format!("{sentence}, before it answered"));
                 let now = unix_time();
                 let reply =
                     ToClient::Reply { id: key.request, engine, status: Status::Error, started: now, completed: now };
@@ -433,10 +476,6 @@ impl<T: Transport> Controller<T> {
             }
         }
         Ok(())
-    }
-
-    fn broadcast(&mut self, targets: &EngineSet, cargo: &Cargo) -> Result<(), ControllerError> {
-        Ok(relay(&mut self.transport, targets, cargo, &[])?)
     }
 
     fn fail(&self, key: RequestKey, ename: &str, message: String) {

@@ -2,7 +2,7 @@
 
 use pxcluster_protocol::PROTOCOL_VERSION;
 use pxcluster_protocol::frame::{Frame, FrameError};
-use pxcluster_protocol::from_client::{FromClient, Hello};
+use pxcluster_protocol::from_client::{Death, FromClient, Hello, Nanny, Silent};
 use subtle::ConstantTimeEq;
 
 /// Why a connection is refused; the words go to the peer and to the log.
@@ -28,22 +28,64 @@ pub(crate) enum Refusal {
     Key,
 }
 
-/// Judges the first frame.
-pub(crate) fn judge(frame: &Frame, key: &str) -> Result<Hello, Refusal> {
-    let FromClient::Hello(hello) = frame.parse()? else { return Err(Refusal::NotHello) };
-    if hello.protocol_version != PROTOCOL_VERSION {
-        return Err(Refusal::Version { client: hello.protocol_version });
+/// Who begins a connection.
+#[derive(Debug)]
+pub(crate) enum Peer {
+    /// A client.
+    Client(Hello),
+    /// An engine's nanny.
+    Nanny(Report),
+}
+
+/// What an engine's nanny has to say.
+#[derive(Clone, Debug)]
+pub(crate) enum Report {
+    /// The engine has died.
+    Death(Death),
+    /// The engine is silent, or heard again.
+    Silent(Silent),
+}
+
+impl Report {
+    /// The report in a frame, if it is one.
+    pub(crate) fn from_frame(message: FromClient) -> Option<Self> {
+        match message {
+            FromClient::Death(death) => Some(Self::Death(death)),
+            FromClient::Silent(silent) => Some(Self::Silent(silent)),
+            _ => None,
+        }
     }
-    if !bool::from(hello.key.as_bytes().ct_eq(key.as_bytes())) {
+
+    /// Who reports.
+    pub(crate) fn nanny(&self) -> &Nanny {
+        let (Self::Death(Death { nanny, .. }) | Self::Silent(Silent { nanny, .. })) = self;
+        nanny
+    }
+}
+
+/// Judges the first frame.
+pub(crate) fn judge(frame: &Frame, key: &str) -> Result<Peer, Refusal> {
+    let (client, shown, peer) = match frame.parse()? {
+        FromClient::Hello(hello) => (hello.protocol_version, hello.key.clone(), Peer::Client(hello)),
+        message => {
+            let report = Report::from_frame(message).ok_or(Refusal::NotHello)?;
+            let nanny = report.nanny();
+            (nanny.protocol_version, nanny.key.clone(), Peer::Nanny(report))
+        }
+    };
+    if client != PROTOCOL_VERSION {
+        return Err(Refusal::Version { client });
+    }
+    if !bool::from(shown.as_bytes().ct_eq(key.as_bytes())) {
         return Err(Refusal::Key);
     }
-    Ok(hello)
+    Ok(peer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pxcluster_protocol::RequestId;
+    use pxcluster_protocol::{EngineId, RequestId};
 
     fn hello(protocol_version: u32, key: &str) -> Frame {
         let hello = Hello {
@@ -66,6 +108,13 @@ mod tests {
         assert!(matches!(judge(&hello(0, "secret"), "secret"), Err(Refusal::Version { client: 0 })));
         let status = Frame::new(&FromClient::Status { id: 1 as RequestId }, vec![]).expect("encodes");
         assert!(matches!(judge(&status, "secret"), Err(Refusal::NotHello)));
+        let death = |key: &str| {
+            let nanny = Nanny { protocol_version: PROTOCOL_VERSION, key: key.into(), engine: EngineId(0), pid: 1 };
+            let death = FromClient::Death(Death { nanny, signal: Some(9), code: None });
+            Frame::new(&death, vec![]).expect("encodes")
+        };
+        assert!(matches!(judge(&death("secret"), "secret"), Ok(Peer::Nanny(Report::Death(_)))));
+        assert!(matches!(judge(&death("guess"), "secret"), Err(Refusal::Key)));
         let garbage = Frame { header: "}{".into(), buffers: vec![] };
         assert!(matches!(judge(&garbage, "secret"), Err(Refusal::Frame(_))));
     }

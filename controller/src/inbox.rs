@@ -1,5 +1,6 @@
 //! Between the sessions and the event loop: notices one way, frames the other.
 
+use crate::handshake::{Peer, Report};
 use pxcluster_protocol::frame::Frame;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,9 +16,11 @@ pub(crate) type ConnectionId = u64;
 pub(crate) enum Notice {
     /// A client has shown the key.
     Connected { connection: ConnectionId, outbox: Outbox },
-    /// A client sends a frame.
+    /// An engine's nanny has shown the key.
+    Nanny { connection: ConnectionId, outbox: Outbox, report: Report },
+    /// A client, or a nanny, sends a frame.
     Frame { connection: ConnectionId, frame: Frame },
-    /// A client is gone.
+    /// A client, or a nanny, is gone.
     Disconnected { connection: ConnectionId },
     /// The process was asked to end.
     Terminate(&'static str),
@@ -41,9 +44,12 @@ impl Inbox {
         let _closed = self.notices.send(notice);
     }
 
-    pub(crate) fn connect(&self, outbox: Outbox) -> ConnectionId {
+    pub(crate) fn connect(&self, peer: Peer, outbox: Outbox) -> ConnectionId {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
-        self.put(Notice::Connected { connection, outbox });
+        self.put(match peer {
+            Peer::Client(_) => Notice::Connected { connection, outbox },
+            Peer::Nanny(report) => Notice::Nanny { connection, outbox, report },
+        });
         connection
     }
 }

@@ -14,12 +14,15 @@ mod inbox;
 mod interfaces;
 mod listener;
 mod maps;
+mod nannies;
+mod relays;
 mod session;
 
 pub use certificate::IdentityError;
 pub use event_loop::{Controller, ControllerError, Ended};
 pub use files::{ClusterFiles, ClusterLock, FilesError};
 pub use listener::ListenError;
+pub use nannies::cause as cause_of_death;
 
 /// What the controller is told at its start.
 #[derive(Clone, Debug)]
@@ -32,4 +35,6 @@ pub struct Settings {
     pub python: String,
     /// Slurm job, if any.
     pub slurm_job_id: Option<String>,
+    /// Whether every engine has a nanny, so that an engine may die.
+    pub nannies: bool,
 }

@@ -1,6 +1,6 @@
 //! One client's connection: bytes in, frames to the event loop; frames out, bytes to the client.
 
-use crate::handshake::{self, Refusal};
+use crate::handshake::{self, Peer, Refusal};
 use crate::inbox::{Inbox, Notice};
 use bytes::{Bytes, BytesMut};
 use pxcluster_protocol::PROTOCOL_VERSION;
@@ -24,15 +24,15 @@ where
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut buffer = BytesMut::with_capacity(8 << 10);
     let first = tokio::time::timeout(HANDSHAKE_TIME, read_frame(&mut reader, &mut buffer, Limits::STRANGER)).await;
-    let hello = match first {
+    let introduced = match first {
         Err(_) => return tracing::warn!("{peer}: no handshake within {} s, cut off", HANDSHAKE_TIME.as_secs()),
         Ok(Err(ReadError::Io(error))) => return tracing::warn!("{peer}: gone during the handshake: {error}"),
         Ok(Err(ReadError::Frame(error))) => Err(Refusal::Frame(error)),
         Ok(Ok(None)) => return tracing::info!("{peer}: closed without a handshake"),
         Ok(Ok(Some(frame))) => handshake::judge(&frame, key),
     };
-    let hello = match hello {
-        Ok(hello) => hello,
+    let introduced = match introduced {
+        Ok(introduced) => introduced,
         Err(refusal) => {
             tracing::warn!("{peer}: refused: {refusal}");
             let refused = ToClient::Refused { reason: refusal.to_string() };
@@ -43,14 +43,17 @@ where
             return;
         }
     };
-    tracing::info!(
-        "{peer}: client of pxcluster {} (protocol {PROTOCOL_VERSION}) on {} pid {}",
-        hello.client_version,
-        hello.host,
-        hello.pid
-    );
+    match &introduced {
+        Peer::Client(hello) => tracing::info!(
+            "{peer}: client of pxcluster {} (protocol {PROTOCOL_VERSION}) on {} pid {}",
+            hello.client_version,
+            hello.host,
+            hello.pid
+        ),
+        Peer::Nanny(report) => tracing::info!("{peer}: the nanny of engine {}", report.nanny().engine),
+    }
     let (outbox, frames) = mpsc::unbounded_channel();
-    let connection = inbox.connect(outbox);
+    let connection = inbox.connect(introduced, outbox);
     let reading = async {
         loop {
             match read_frame(&mut reader, &mut buffer, Limits::CLIENT).await {

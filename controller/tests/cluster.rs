@@ -33,7 +33,8 @@ impl Cluster {
         let engines = ranks.map(|rank| std::thread::spawn(move || echo(rank))).collect();
         let files = ClusterFiles::below(directory.path(), directory.path().join("sockets"), "test");
         let lock = files.claim().expect("free");
-        let settings = Settings { cluster_id: "test".into(), port: 0, python: "3.11.7".into(), slurm_job_id: None };
+        let settings =
+            Settings { cluster_id: "test".into(), port: 0, python: "3.11.7".into(), slurm_job_id: None, nannies: true };
         let controller = std::thread::spawn(move || Controller::new(first, settings, files).run(lock).expect("runs"));
         Self { directory, controller, engines }
     }
@@ -96,7 +97,7 @@ fn echo(mut transport: Loopback) {
             }
             (ToEngine::Relay { targets, cargo }, body) => {
                 relay(&mut transport, &targets.without(me), &cargo, &body).expect("encodes");
-                match cargo {
+                match cargo.unwrap_number().1 {
                     Cargo::Direct(direct) => {
                         let (key, epoch, status) = (direct.key, direct.epoch, Status::Ok);
                         let reply = ToController::DirectReply { key, epoch, status, started: 1.0, completed: 2.0 };

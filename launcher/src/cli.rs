@@ -47,6 +47,12 @@ pub struct RankFlags {
     /// How much the ranks log
     #[arg(long, value_name = "LEVEL", env = "PXCLUSTER_LOG", value_enum)]
     pub log: Option<LogLevel>,
+    /// Let an engine's death end the whole cluster
+    #[arg(long)]
+    pub no_nanny: bool,
+    /// Report an engine as hung when it says nothing for so long; 0: never [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub hung_after: Option<Duration>,
 }
 
 /// How much the ranks log.
@@ -125,6 +131,12 @@ impl RankFlags {
         if let Some(name) = self.log.and_then(|level| level.to_possible_value()) {
             args.extend(["--log".into(), name.get_name().into()]);
         }
+        if self.no_nanny {
+            args.push("--no-nanny".into());
+        }
+        if let Some(time) = self.hung_after {
+            args.extend(["--hung-after".into(), time.as_secs_f64().to_string().into()]);
+        }
         args
     }
 }
@@ -147,8 +159,9 @@ mod tests {
 
     #[test]
     fn rank_flags_survive_the_way_through_mpirun() {
-        let given = ["pxcluster", "--cluster-id", "a.b", "--python", "/p", "--port", "80", "--log", "debug"];
-        let flags = Cli::try_parse_from(given).unwrap().rank;
+        let given = "pxcluster --cluster-id a.b --python /p --port 80 --log debug --no-nanny --hung-after 2.5";
+        let given: Vec<&str> = given.split(' ').collect();
+        let flags = Cli::try_parse_from(&given).unwrap().rank;
         assert_eq!(flags.to_args(), given[1..].iter().map(OsString::from).collect::<Vec<_>>());
     }
 

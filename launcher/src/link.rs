@@ -1,41 +1,26 @@
 //! The only door to a running controller: a blocking client of the frame protocol.
 //!
-//! On the controller's own host the link is its Unix socket, elsewhere TLS 1.3 to one of its addresses. The
-//! controller's certificate is its own; the connection file holds it, and no other is accepted.
+//! On the controller's own host the link is its Unix socket, elsewhere TLS 1.3 to one of its addresses.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use pxcluster_dial::{ANSWER_TIMEOUT, DialError, Stream};
 use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::frame::{Frame, FrameError, Limits, decode};
 use pxcluster_protocol::from_client::{FromClient, Hello};
 use pxcluster_protocol::to_client::{ClusterStatus, ToClient};
 use pxcluster_protocol::{PROTOCOL_VERSION, RequestId, VERSION};
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use rustls::{ClientConnection, StreamOwned};
 
 use crate::machine::host_name;
 
-mod pinned;
 #[cfg(test)]
 mod tests;
 
-/// How long an address may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How long the controller may be silent while an answer is due.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// A session with a controller. Dropping it ends the session.
 pub struct Link {
-    stream: Box<dyn Stream>,
+    stream: Stream,
     received: BytesMut,
     last_id: RequestId,
 }
@@ -43,17 +28,9 @@ pub struct Link {
 /// Why the controller did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// Nobody accepts connections there.
-    #[error("cannot reach the controller at {tried}: {source}")]
-    Unreachable {
-        /// Every address that was tried.
-        tried: String,
-        /// What the last one said.
-        source: io::Error,
-    },
-    /// The connection file's certificate cannot be read.
-    #[error("the certificate in the connection file cannot be used: {0}")]
-    Certificate(String),
+    /// There is no connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
     /// The handshake failed.
     #[error("the controller refused: {0}")]
     Refused(String),
@@ -73,9 +50,6 @@ pub enum LinkError {
     #[error("what answers there is not a pxcluster controller: {0}")]
     Frame(#[from] FrameError),
 }
-
-trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
 
 impl Link {
     /// Connects, and shows the key of the connection file.
@@ -170,63 +144,8 @@ impl Drop for Link {
     }
 }
 
-fn connect(connection: &ConnectionFile) -> Result<Box<dyn Stream>, LinkError> {
-    let mut tried = Vec::new();
-    let mut last = io::Error::new(ErrorKind::NotFound, "the connection file has no address");
-    if connection.host == host_name() && Path::new(&connection.socket).exists() {
-        match connect_unix(Path::new(&connection.socket)) {
-            Ok(stream) => return Ok(Box::new(stream)),
-            Err(error) => last = error,
-        }
-        tried.push(connection.socket.as_str());
-    }
-    let certificate = CertificateDer::from_pem_slice(connection.certificate.as_bytes())
-        .map_err(|error| LinkError::Certificate(error.to_string()))?;
-    let config =
-        Arc::new(pinned::client_config(certificate).map_err(|error| LinkError::Certificate(error.to_string()))?);
-    for address in &connection.addresses {
-        match connect_tls(address, &config) {
-            Ok(stream) => return Ok(Box::new(stream)),
-            Err(error) => last = error,
-        }
-        tried.push(address);
-    }
-    Err(LinkError::Unreachable { tried: tried.join(", "), source: last })
-}
-
-/// Connects to the socket, and makes sure that nobody else put it there to learn the key.
-fn connect_unix(path: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(path)?;
-    let peer = getsockopt(&stream.as_fd(), PeerCredentials)?.uid();
-    if peer != nix::unistd::geteuid().as_raw() && peer != 0 {
-        return Err(io::Error::new(ErrorKind::PermissionDenied, format!("user {peer} serves {}", path.display())));
-    }
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    Ok(stream)
-}
-
-fn connect_tls(
-    address: &str,
-    config: &Arc<rustls::ClientConfig>,
-) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
-    let mut last = io::Error::new(ErrorKind::NotFound, format!("{address} has no IP address"));
-    for socket_address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&socket_address, CONNECT_TIMEOUT) {
-            Ok(mut tcp) => {
-                tcp.set_nodelay(true)?;
-                tcp.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-                tcp.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-                // No name is checked: the certificate itself is known.
-                let name = ServerName::try_from("pxcluster").map_err(io::Error::other)?;
-                let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
-                while tls.is_handshaking() {
-                    tls.complete_io(&mut tcp)?;
-                }
-                return Ok(StreamOwned::new(tls, tcp));
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+fn connect(connection: &ConnectionFile) -> Result<Stream, DialError> {
+    let socket = Path::new(&connection.socket);
+    let here = connection.host == host_name() && socket.exists();
+    pxcluster_dial::connect(here.then_some(socket), &connection.addresses, &connection.certificate)
 }

@@ -71,8 +71,55 @@ pub enum FromClient {
         /// The client's number of this request.
         id: RequestId,
     },
+    /// Ends engines at once, as a death.
+    Kill {
+        /// The client's number of this request.
+        id: RequestId,
+        /// Which ones.
+        targets: Targets,
+    },
     /// The client leaves on purpose.
     Goodbye,
+    /// From an engine's nanny, first or after `silent`: the engine has died. The connection stays open until the cluster
+    /// ends.
+    Death(Death),
+    /// From an engine's nanny, first or again: the engine has said nothing for a while, or is heard again.
+    Silent(Silent),
+}
+
+/// The end of an engine's process. Exactly one of signal and exit code is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// Who reports.
+    #[serde(flatten)]
+    pub nanny: Nanny,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Its exit code.
+    pub code: Option<i32>,
+}
+
+/// An engine whose process lives and whose communication stands still, or moves again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Silent {
+    /// Who reports.
+    #[serde(flatten)]
+    pub nanny: Nanny,
+    /// For how long; 0 when it moves again.
+    pub seconds: f64,
+}
+
+/// What a nanny says of itself, with the proof that rank 0 has told it the key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nanny {
+    /// [`crate::PROTOCOL_VERSION`] of the engine.
+    pub protocol_version: u32,
+    /// The connection file's key, 64 hexadecimal digits.
+    pub key: String,
+    /// The engine.
+    pub engine: EngineId,
+    /// The engine's process id.
+    pub pid: u32,
 }
 
 /// A condition on how other requests end.

@@ -53,14 +53,17 @@ pub enum ToClient {
         /// One sentence.
         message: String,
     },
-    /// Engines came or went.
+    /// Engines came or went, fell silent or are heard again.
     Engines {
         /// New engines.
         joined: Vec<EngineInfo>,
         /// Engines that are gone.
         lost: Vec<LostEngine>,
+        /// Engines that have said nothing for a while, and why that is thought; an empty reason: heard again.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        silent: Vec<LostEngine>,
     },
-    /// A signal or abort request has been carried out.
+    /// A signal, abort or kill request has been carried out.
     Done {
         /// The request.
         id: RequestId,
@@ -72,6 +75,8 @@ pub enum ToClient {
         /// One sentence.
         reason: String,
     },
+    /// To an engine's nanny: end your engine.
+    KillEngine,
 }
 
 /// What a client must know of the cluster.
@@ -108,7 +113,7 @@ pub struct EngineInfo {
     pub pid: u32,
 }
 
-/// An engine that is gone.
+/// An engine that is gone, or silent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LostEngine {
     /// Its id.

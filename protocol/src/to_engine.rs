@@ -36,6 +36,38 @@ pub enum Cargo {
     Forget(Vec<RequestKey>),
     /// The cluster stops.
     Shutdown,
+    /// Where the engine's nanny reports its death.
+    ReportTo(ReportTo),
+    /// An engine has died: nothing is sent to it any more.
+    Lost(EngineId),
+    /// The receiver ends its own process by SIGKILL.
+    Kill,
+    /// A cargo that may come twice, because an engine was lost that may not have relayed it. Passed on every time, carried
+    /// out once.
+    Numbered(u64, Box<Self>),
+}
+
+impl Cargo {
+    /// Its number, if it has one, and what is to be carried out.
+    pub fn unwrap_number(self) -> (Option<u64>, Self) {
+        match self {
+            Self::Numbered(number, cargo) => (Some(number), *cargo),
+            cargo => (None, cargo),
+        }
+    }
+}
+
+/// Where and how an engine's nanny reaches rank 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportTo {
+    /// Unix socket on rank 0's host.
+    pub socket: String,
+    /// `host:port` of every interface, to be tried in order.
+    pub addresses: Vec<String>,
+    /// The controller's certificate, PEM.
+    pub certificate: String,
+    /// Shared secret, 64 hexadecimal digits.
+    pub key: String,
 }
 
 /// A direct request as it travels.

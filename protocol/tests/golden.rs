@@ -9,9 +9,22 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::Path;
 
-const FROM_CLIENT: [&str; 8] = ["hello", "direct", "map", "signal", "abort", "status_request", "shutdown", "goodbye"];
-const TO_CLIENT: [&str; 10] =
-    ["welcome", "refused", "reply", "results", "output", "failed", "engines", "done", "status", "closing"];
+const FROM_CLIENT: [&str; 11] =
+    ["hello", "direct", "map", "signal", "abort", "status_request", "shutdown", "kill", "goodbye", "death", "silent"];
+const TO_CLIENT: [&str; 12] = [
+    "welcome",
+    "refused",
+    "reply",
+    "results",
+    "output",
+    "failed",
+    "engines",
+    "engines_silent",
+    "done",
+    "status",
+    "closing",
+    "kill_engine",
+];
 
 /// Reads a golden frame, understands it, and writes it again.
 fn round_trip<T: DeserializeOwned + Serialize + Debug>(name: &str) {

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// One rank of a pxcluster: rank 0 runs the controller, every other rank a Python engine.
 #[derive(Clone, Debug, Parser)]
@@ -20,7 +21,18 @@ pub(crate) struct Flags {
     /// Least severe messages to log: error, warn, info or debug
     #[arg(long, env = "PXCLUSTER_LOG", default_value = "warn", value_name = "LEVEL")]
     pub(crate) log: tracing::Level,
+    /// Let an engine's death end the whole cluster, and save its second process
+    #[arg(long)]
+    pub(crate) no_nanny: bool,
+    /// Report an engine as hung when its communication stands still for so long; 0: never
+    #[arg(long, env = "PXCLUSTER_HUNG_AFTER", default_value = "30", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) hung_after: Duration,
     /// Print which MPI this program was built with, as JSON, and end
     #[arg(long, hide = true)]
     pub(crate) describe: bool,
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "expected a number of seconds such as 30 or 0.5".to_owned())
 }

@@ -3,7 +3,7 @@
 
 use crate::cli::Flags;
 use crate::python::Probe;
-use pxcluster_controller::{ClusterFiles, Controller, Ended, Settings};
+use pxcluster_controller::{ClusterFiles, Controller, ControllerError, Ended, Settings};
 use pxcluster_protocol::EngineSet;
 use pxcluster_protocol::to_engine::{Cargo, Setup};
 use pxcluster_transport::mpi::World;
@@ -34,12 +34,18 @@ pub(crate) fn run(world: &World, flags: &Flags, probe: Probe) -> anyhow::Result<
         port: flags.port,
         python: version,
         slurm_job_id: std::env::var("SLURM_JOB_ID").ok(),
+        nannies: !flags.no_nanny,
     };
-    match Controller::new(transport, settings, files).run(lock)? {
-        Ended::Together => Ok(ExitCode::SUCCESS),
-        Ended::Alone => world.abort(0),
+    match Controller::new(transport, settings, files).run(lock) {
+        Ok(Ended::Together) => Ok(ExitCode::SUCCESS),
+        Ok(Ended::Alone | Ended::WithoutTheDead) => world.abort(0),
         // SAFETY: ends the process without MPI_Finalize, which would wait for ranks that are gone.
-        Ended::Orphaned => unsafe { libc::_exit(1) },
+        Ok(Ended::Orphaned) => unsafe { libc::_exit(1) },
+        Err(error @ ControllerError::Died(_)) => {
+            crate::fail(&error.into());
+            world.abort(1) // as above
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,4 +1,5 @@
 //! Ranks ≥ 1. The main thread is Python's; the comm thread speaks MPI while user code runs and never touches the GIL.
+#![allow(unsafe_code, reason = "_exit")]
 
 mod comm;
 mod driver;
@@ -7,6 +8,7 @@ mod outbox;
 mod shared;
 mod vtable;
 
+use crate::nanny::Nanny;
 use anyhow::Context;
 use bytes::Bytes;
 use driver::Driver;
@@ -20,10 +22,28 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Runs the engine until the cluster ends.
-pub(crate) fn run(world: &World) -> anyhow::Result<ExitCode> {
+/// How long the launcher may take to end the job under an engine that must not leave MPI.
+const ABORT: Duration = Duration::from_secs(10);
+
+/// Runs the engine until the cluster ends. An engine that fails dies, if it has a nanny, and the others go on.
+pub(crate) fn run(world: &World, nanny: Nanny) -> anyhow::Result<ExitCode> {
+    let nanny = Arc::new(nanny);
+    let result = run_until_the_end(world, &nanny);
+    if let Err(error) = &result
+        && nanny.is_there()
+    {
+        crate::fail(error);
+        // SAFETY: ends the process at once; leaving MPI would wait for the others.
+        unsafe { libc::_exit(1) }
+    }
+    nanny.leaving();
+    result
+}
+
+fn run_until_the_end(world: &World, nanny: &Arc<Nanny>) -> anyhow::Result<ExitCode> {
     let mut transport = world.transport();
     let Some(setup) = wait_for_setup(&mut transport)? else { return Ok(ExitCode::SUCCESS) };
+    nanny.keep_connections();
     let engine = transport.rank().engine().context("rank 0 is no engine")?;
     let embedded = match Embedded::load(&setup) {
         Ok(embedded) => embedded,
@@ -34,7 +54,7 @@ pub(crate) fn run(world: &World) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS); // rank 0 fails and says why
         }
     };
-    let driver = Arc::new(Driver::new(transport)?);
+    let driver = Arc::new(Driver::new(transport, Arc::clone(nanny))?);
     let about = vtable::About {
         engine,
         engine_count: world.size() - 1,
@@ -51,6 +71,12 @@ pub(crate) fn run(world: &World) -> anyhow::Result<ExitCode> {
     let status = embedded.run(vtable::install(Arc::clone(&driver), about));
     driver.shared.python_has_ended(status);
     comm.join().map_err(|_| anyhow::anyhow!("the comm thread panicked"))??;
+    if driver.someone_has_died() {
+        // MPI's own end would wait for the dead. Rank 0 ends the job by an abort when everybody has come here.
+        std::thread::sleep(ABORT);
+        // SAFETY: ends the process without that end.
+        unsafe { libc::_exit(0) }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -63,7 +89,7 @@ fn wait_for_setup(transport: &mut MpiTransport) -> anyhow::Result<Option<Setup>>
         };
         let (ToEngine::Relay { targets, cargo }, body) = codec::decode(&message)? else { continue };
         pass_on(transport, &targets, &cargo, &body)?;
-        match cargo {
+        match cargo.unwrap_number().1 {
             Cargo::Setup(setup) => return Ok(Some(setup)),
             Cargo::Shutdown => {
                 drain(transport)?;
@@ -91,7 +117,7 @@ fn leave(transport: &mut MpiTransport) -> anyhow::Result<()> {
         if let Some((_, message)) = transport.receive()? {
             if let (ToEngine::Relay { targets, cargo }, body) = codec::decode(&message)? {
                 pass_on(transport, &targets, &cargo, &body)?;
-                if cargo == Cargo::Shutdown {
+                if cargo.unwrap_number().1 == Cargo::Shutdown {
                     return Ok(drain(transport)?);
                 }
             }

@@ -7,6 +7,7 @@ mod describe;
 mod engine;
 mod environment;
 mod guard;
+mod nanny;
 mod python;
 
 use anyhow::{Context, bail};
@@ -21,10 +22,7 @@ fn main() -> ExitCode {
     if flags.describe {
         return describe::print();
     }
-    match run(&flags) {
-        Ok(code) => code,
-        Err(error) => fail(&error),
-    }
+    run(&flags).unwrap_or_else(|error| fail(&error))
 }
 
 fn run(flags: &cli::Flags) -> anyhow::Result<ExitCode> {
@@ -39,12 +37,13 @@ fn run(flags: &cli::Flags) -> anyhow::Result<ExitCode> {
     } else {
         None
     };
+    let nanny = nanny::begin(place.rank, flags)?;
     let multiple = std::env::var("PXCLUSTER_MPI_THREADS").is_ok_and(|level| level == "serialized");
     let world = World::start(!multiple).context("MPI does not start")?;
     place.check(world.size())?;
     let result = match interpreter {
         Some(probe) => controller::run(&world, flags, probe),
-        None => engine::run(&world),
+        None => engine::run(&world, nanny),
     };
     // Said before the others are let go: the launcher ends every rank when one has failed.
     let code = result.unwrap_or_else(|error| fail(&error));

@@ -25,11 +25,13 @@ EDGES: dict[str, set[str]] = {
         "pxcluster-scheduler",
         "pxcluster-transport",
         "pxcluster-controller",
+        "pxcluster-dial",
         "pxcluster-engine-abi",
     },
     "pxcluster-engine-abi": set(),
     "pxengine": {"pxcluster-engine-abi"},
-    "pxcluster-launcher": {"pxcluster-protocol", "hostfile", "slurm-env"},
+    "pxcluster-launcher": {"pxcluster-protocol", "pxcluster-dial", "hostfile", "slurm-env"},
+    "pxcluster-dial": set(),
     "hostfile": set(),
     "slurm-env": set(),
 }
@@ -40,7 +42,7 @@ FOREIGN: dict[str, set[str]] = {
     "mpi": {"pxcluster-transport"},
     "pyo3": {"pxengine"},
     "libloading": {"pxcluster-rank-engine"},
-    "rustls": {"pxcluster-controller", "pxcluster-launcher"},
+    "rustls": {"pxcluster-controller", "pxcluster-dial"},
     "tokio": {"pxcluster-controller"},
     "tokio-rustls": {"pxcluster-controller"},
     "rcgen": {"pxcluster-controller"},
@@ -52,8 +54,8 @@ DOORS: list[tuple[str, list[str]]] = [
     (r"\bbincode::", ["protocol/src/codec.rs"]),
     (r"\bmpi::(ffi|traits|topology|environment|request|raw|datatype|Threading)\b", ["transport/src/mpi*"]),
     (r"\bpyo3::", ["rank-engine/extension/src/*", "rank-engine/src/engine/interpreter.rs"]),
-    (r"\b(rustls|tokio_rustls|tokio::net)::", ["controller/*", "launcher/src/link*"]),
-    (r"\b(Tcp|Unix)(Stream|Listener)\b", ["controller/*", "launcher/src/link*", "transport/src/loopback.rs"]),
+    (r"\b(rustls|tokio_rustls|tokio::net)::", ["controller/*", "launcher/dial/*"]),
+    (r"\b(Tcp|Unix)(Stream|Listener)\b", ["controller/*", "launcher/dial/*", "transport/src/loopback.rs"]),
 ]
 
 # The two ways to install the Python package.

@@ -2,7 +2,8 @@
 //!
 //! No call of this crate blocks on a peer: [`Transport::send`] queues, [`Transport::receive`] makes progress in both
 //! directions, and [`Transport::wait`] sleeps on the rank's own doorbell with a time-out. No message is ever dropped,
-//! doubled or reordered between two ranks; between three, nothing is promised about order.
+//! doubled or reordered between two ranks; between three, nothing is promised about order. A rank that has died is
+//! [lost](Transport::lose): what was meant for it is dropped, and nobody waits for it.
 //!
 //! **Invariant I2.** At most four MPI messages from one rank to another are unanswered, fragments and
 //! acknowledgements included. MPI implementations take unread messages from a pool that the sender shares among
@@ -55,8 +56,17 @@ pub trait Transport {
     /// How long may at most pass until the next `receive`, because something is under way that only moves then.
     fn nap(&mut self) -> Option<Duration>;
 
-    /// Whether everything that was sent has left this rank.
+    /// Whether everything that was sent to living ranks has left this one.
     fn is_drained(&self) -> bool;
+
+    /// A peer has died: what waits for it is dropped, as is what is sent to it later; what it has sent and has not been
+    /// taken by [`Transport::receive`] is ignored; what is under way is leaked with its buffers, because MPI may still
+    /// use them and nothing ends for the dead.
+    fn lose(&mut self, peer: Rank);
+
+    /// Peers to or from which MPI can move nothing, each told once and with the library's words. They are probably dead,
+    /// and have been lost here.
+    fn take_suspects(&mut self) -> Vec<(Rank, String)>;
 }
 
 /// Encodes a header and queues the message; see [`codec`].
@@ -83,7 +93,7 @@ pub fn drain(transport: &mut dyn Transport) -> Result<(), TransportError> {
 /// A transport that can no longer be used, or bytes that cannot be understood.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// An MPI call failed. The job is lost.
+    /// An MPI call failed that concerns no engine alone. The job is lost.
     #[error("MPI call {call} failed: {message}")]
     Mpi {
         /// Name of the C function.

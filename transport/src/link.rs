@@ -7,7 +7,7 @@
 //!
 //! Why I2 holds: at most [`WINDOW`] = 3 fragments are unanswered. An acknowledgement answers at least two of them,
 //! and until it has been consumed the peer can send at most one fragment more, which is not enough for a second
-//! acknowledgement. So at most 3 fragments and 1 acknowledgement are unanswered in each direction.
+//! acknowledgement. So at most 3 fragments and 1 acknowledgement are unanswered in each direction. Every send asserts it.
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -17,6 +17,9 @@ pub const WINDOW: u32 = 3;
 
 /// Consumed fragments after which an acknowledgement is due.
 const ACKNOWLEDGE_AT: u32 = 2;
+
+/// MPI messages from one rank to another that may be unanswered: invariant I2.
+pub const MOST_UNANSWERED: u32 = WINDOW + 1;
 
 /// Longest *more* fragment, bytes. 4 MiB was the fastest relay segment in measurements on one node.
 pub const SEGMENT: usize = 4 << 20;
@@ -60,6 +63,8 @@ pub struct Link {
     queue: VecDeque<Outgoing>,
     unanswered: u32,
     owed: u32,
+    /// Fragments that have come since the last acknowledgement was sent; `None`: none is unanswered.
+    since_acknowledgement: Option<u32>,
     assembly: Option<(BytesMut, usize)>,
 }
 
@@ -76,13 +81,23 @@ impl Link {
         self.queue.is_empty()
     }
 
-    /// Fragments sent and not answered.
+    /// MPI messages sent to the peer that it has not answered, by what has come from it.
     pub fn unanswered(&self) -> u32 {
-        self.unanswered
+        self.unanswered + u32::from(self.since_acknowledgement.is_some())
     }
 
     /// The next fragment to send, if there is one and a credit for it.
+    ///
+    /// # Panics
+    /// If it broke invariant I2.
     pub fn next_fragment(&mut self) -> Option<(Kind, Bytes)> {
+        let fragment = self.take_fragment()?;
+        let unanswered = self.unanswered();
+        assert!(unanswered <= MOST_UNANSWERED, "I2: {unanswered} messages to one rank are unanswered");
+        Some(fragment)
+    }
+
+    fn take_fragment(&mut self) -> Option<(Kind, Bytes)> {
         if self.unanswered < WINDOW
             && let Some(message) = self.queue.front_mut()
         {
@@ -99,6 +114,8 @@ impl Link {
             return Some(fragment);
         }
         (self.owed >= ACKNOWLEDGE_AT).then(|| {
+            assert!(self.since_acknowledgement.is_none(), "I2: two acknowledgements are unanswered");
+            self.since_acknowledgement = Some(0);
             let owed = std::mem::take(&mut self.owed);
             (Kind::Acknowledgement, Bytes::copy_from_slice(&owed.to_le_bytes()))
         })
@@ -118,7 +135,7 @@ impl Link {
                 if fragment.len() < PREFIX || self.assembly.is_some() {
                     return Err(NotAFragment);
                 }
-                self.owed += 1;
+                self.arrived();
                 self.answered(fragment.get_u32_le())?;
                 let total = fragment.get_u64_le() as usize;
                 if fragment.len() == total {
@@ -130,7 +147,7 @@ impl Link {
                 Ok(None)
             }
             Kind::More => {
-                self.owed += 1;
+                self.arrived();
                 let (mut assembly, total) = self.assembly.take().ok_or(NotAFragment)?;
                 if assembly.len() + fragment.len() > total {
                     return Err(NotAFragment);
@@ -143,6 +160,13 @@ impl Link {
                 Ok(None)
             }
         }
+    }
+
+    /// A fragment has come. The peer had at most one credit left when an acknowledgement was sent to it, so the second
+    /// fragment after that says that it has been consumed.
+    fn arrived(&mut self) {
+        self.owed += 1;
+        self.since_acknowledgement = self.since_acknowledgement.map(|count| count + 1).filter(|&count| count < 2);
     }
 
     fn answered(&mut self, count: u32) -> Result<(), NotAFragment> {

@@ -1,8 +1,9 @@
 //! A world of ranks in one process, for tests of what stands on a transport.
 //!
-//! It uses the same [`Link`]s as MPI does, so that fragments and credits are exercised, and asserts invariant I2.
+//! It uses the same [`Link`]s as MPI does, so that fragments and credits are exercised, and asserts invariant I2. A rank
+//! dies by being dropped: what it has sent can still be received, and what is sent to it stays unanswered.
 
-use crate::link::{Kind, Link};
+use crate::link::{Kind, Link, MOST_UNANSWERED};
 use crate::{Transport, TransportError};
 use bytes::Bytes;
 use pxcluster_protocol::Rank;
@@ -39,7 +40,7 @@ impl Mailbox {
         let mut fragments = self.fragments.lock().unwrap_or_else(PoisonError::into_inner);
         fragments.push_back((from, kind, fragment));
         let under_way = fragments.iter().filter(|(sender, ..)| *sender == from).count();
-        assert!(under_way <= 4, "I2: {under_way} messages of {from} are under way");
+        assert!(under_way <= MOST_UNANSWERED as usize, "I2: {under_way} messages of {from} are under way");
         let _full_is_readable_too = (&self.bell.0).write(&[0]);
         if self.armed.swap(false, Ordering::SeqCst) {
             let _reader_lives_as_long = (&self.pipe.1).write(&[0]);
@@ -53,6 +54,7 @@ pub struct Loopback {
     rank: Rank,
     world: Arc<Vec<Mailbox>>,
     links: Vec<Link>,
+    lost: Vec<bool>,
 }
 
 /// Makes a world of `size` ranks.
@@ -63,6 +65,7 @@ pub fn world(size: u32) -> std::io::Result<Vec<Loopback>> {
             rank: Rank(rank),
             world: Arc::clone(&world),
             links: (0..size).map(|_| Link::default()).collect(),
+            lost: vec![false; size as usize],
         })
         .collect())
 }
@@ -87,8 +90,10 @@ impl Transport for Loopback {
     }
 
     fn send(&mut self, to: Rank, head: Bytes, body: Vec<Bytes>) {
-        self.links[to.0 as usize].push(head, body);
-        self.flush();
+        if !self.lost[to.0 as usize] {
+            self.links[to.0 as usize].push(head, body);
+            self.flush();
+        }
     }
 
     fn receive(&mut self) -> Result<Option<(Rank, Bytes)>, TransportError> {
@@ -96,6 +101,9 @@ impl Transport for Loopback {
             let mailbox = &self.world[self.rank.0 as usize];
             let next = mailbox.fragments.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some((from, kind, fragment)) = next else { return Ok(None) };
+            if self.lost[from.0 as usize] {
+                continue;
+            }
             let message = self.links[from.0 as usize].accept(kind, fragment);
             self.flush();
             if let Some(message) = message.map_err(|_| TransportError::Foreign { from })? {
@@ -132,11 +140,21 @@ impl Transport for Loopback {
     fn is_drained(&self) -> bool {
         self.links.iter().all(Link::is_empty)
     }
+
+    fn lose(&mut self, peer: Rank) {
+        self.lost[peer.0 as usize] = true;
+        self.links[peer.0 as usize] = Link::default();
+    }
+
+    fn take_suspects(&mut self) -> Vec<(Rank, String)> {
+        Vec::new()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::SEGMENT;
 
     #[test]
     fn ranks_in_threads_exchange_more_than_the_window() {
@@ -173,5 +191,46 @@ mod tests {
         }
         threads.into_iter().for_each(|thread| drop(thread.join().expect("a rank panicked")));
         assert!(first.is_drained());
+    }
+
+    /// Three ranks; the first two have exchanged a fragment or two of a long message each way.
+    fn in_the_middle_of_long_messages() -> (Loopback, Loopback, Loopback) {
+        let mut ranks = world(3).expect("sockets").into_iter();
+        let mut next = || ranks.next().expect("three ranks");
+        let (mut first, mut second, third) = (next(), next(), next());
+        let long = || vec![Bytes::from(vec![7; 9 * SEGMENT])];
+        first.send(Rank(1), Bytes::from_static(b"to the second"), long());
+        second.send(Rank(0), Bytes::from_static(b"to the first"), long());
+        assert!(second.receive().expect("is ours").is_none());
+        assert!(first.receive().expect("is ours").is_none());
+        assert!(!first.is_drained() && !second.is_drained());
+        (first, second, third)
+    }
+
+    #[test]
+    fn a_rank_that_dies_in_the_middle_of_long_messages_stops_nobody() {
+        let (mut first, second, mut third) = in_the_middle_of_long_messages();
+        drop(second);
+        first.send(Rank(1), Bytes::from_static(b"queued"), vec![]);
+        first.lose(Rank(1));
+        assert!(first.is_drained(), "the dead rank is waited for");
+        first.send(Rank(1), Bytes::from_static(b"too late"), vec![]);
+        assert!(first.is_drained(), "something is queued for the dead rank");
+        for number in 0..100u8 {
+            first.send(Rank(2), Bytes::from(vec![number]), vec![]);
+            third.send(Rank(0), Bytes::from(vec![number]), vec![]);
+            assert_eq!(third.receive().expect("is ours").expect("is there").1[..], [number]);
+            assert_eq!(first.receive().expect("is ours").expect("is there"), (Rank(2), Bytes::from(vec![number])));
+        }
+        assert!(first.is_drained());
+    }
+
+    #[test]
+    fn what_comes_from_a_lost_rank_is_ignored() {
+        let (mut first, mut second, _third) = in_the_middle_of_long_messages();
+        first.lose(Rank(1));
+        second.send(Rank(0), Bytes::from_static(b"more"), vec![]);
+        while second.receive().expect("is ours").is_some() {}
+        assert!(first.receive().expect("is ours").is_none());
     }
 }

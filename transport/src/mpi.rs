@@ -13,12 +13,12 @@ use crate::doorbell::{Doorbells, Sleeper};
 use crate::link::{Kind, Link};
 use crate::{Transport, TransportError};
 use bytes::Bytes;
-use calls::{Receiving, Sending};
+use calls::{Found, Receiving, Sending};
 use pxcluster_protocol::Rank;
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest sleep while a transfer is under way, which MPI only advances when it is called.
 const TRANSFER_NAP: Duration = Duration::from_micros(200);
@@ -28,6 +28,9 @@ const NAPS: [Duration; 2] = [Duration::from_millis(1), Duration::from_secs(1)];
 /// Longest sleep of a rank that has peers on other nodes: these cannot ring.
 const REMOTE_NAP: Duration = Duration::from_millis(5);
 
+/// How long probes may fail in a row. Some MPIs let them fail for a while when a rank has died.
+const PROBES_FAIL: Duration = Duration::from_secs(10);
+
 /// The transport of one rank. It may be moved to another thread; all its calls are made by one thread at a time.
 pub struct MpiTransport {
     rank: Rank,
@@ -36,7 +39,8 @@ pub struct MpiTransport {
     /// Peers whose link may have something to send.
     dirty: VecDeque<usize>,
     is_dirty: Vec<bool>,
-    sending: Vec<Sending>,
+    /// Sends under way, with their receivers.
+    sending: Vec<(usize, Sending)>,
     /// Fragments whose receive has begun, per peer and in order, so that none overtakes another.
     receiving: Vec<VecDeque<Receiving>>,
     receiving_count: usize,
@@ -46,6 +50,11 @@ pub struct MpiTransport {
     local: Arc<[bool]>,
     has_remote_peers: bool,
     nap: Duration,
+    /// Peers that have died.
+    lost: Vec<bool>,
+    suspects: Vec<(Rank, String)>,
+    /// Since when every probe has failed.
+    probes_fail: Option<Instant>,
 }
 
 /// One rank's bell.
@@ -89,6 +98,9 @@ impl MpiTransport {
             has_remote_peers: local.contains(&false),
             nap: NAPS[0],
             local,
+            lost: vec![false; size],
+            suspects: Vec::new(),
+            probes_fail: None,
         }
     }
 
@@ -109,14 +121,20 @@ impl MpiTransport {
         // One probe often misses what has arrived, so two are made before giving up.
         let mut misses = 0;
         while misses < 2 {
-            match self.communicator.probe()? {
+            match self.probe()? {
                 None => misses += 1,
+                Some(found) if self.lost[found.source] => found.ignore(),
                 Some(found) => {
                     moved = true;
                     let from = found.source;
-                    self.receiving[from].push_back(found.receive()?);
-                    self.receiving_count += 1;
-                    self.deliver(from)?;
+                    match found.receive() {
+                        Ok(receiving) => {
+                            self.receiving[from].push_back(receiving);
+                            self.receiving_count += 1;
+                            self.deliver(from)?;
+                        }
+                        Err(error) => self.suspect(from, error)?,
+                    }
                 }
             }
         }
@@ -127,14 +145,43 @@ impl MpiTransport {
         Ok(moved)
     }
 
+    /// A message that has come from anybody. Failures count when they go on: they may be about a rank that has died.
+    fn probe(&mut self) -> Result<Option<Found>, TransportError> {
+        match self.communicator.probe() {
+            Ok(found) => {
+                self.probes_fail = None;
+                Ok(found)
+            }
+            Err(error) if self.probes_fail.get_or_insert_with(Instant::now).elapsed() > PROBES_FAIL => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// MPI fails to move something to or from a peer. Without rank 0 there is no cluster; an engine has probably died.
+    fn suspect(&mut self, peer: usize, error: TransportError) -> Result<(), TransportError> {
+        let rank = Rank(peer as u32);
+        if rank == Rank::CONTROLLER {
+            return Err(error);
+        }
+        if !self.lost[peer] {
+            self.lose(rank);
+            self.suspects.push((rank, error.to_string()));
+        }
+        Ok(())
+    }
+
     fn progress_sends(&mut self) -> Result<bool, TransportError> {
         let before = self.sending.len();
         let mut at = 0;
-        while at < self.sending.len() {
-            if self.sending[at].is_done()? {
-                drop(self.sending.swap_remove(at));
-            } else {
-                at += 1;
+        while let Some((peer, sending)) = self.sending.get_mut(at) {
+            let peer = *peer;
+            match sending.is_done() {
+                Ok(true) => drop(self.sending.swap_remove(at)),
+                Ok(false) => at += 1,
+                Err(error) => {
+                    self.suspect(peer, error)?;
+                    at = 0; // the sends to this peer are gone
+                }
             }
         }
         Ok(self.sending.len() < before)
@@ -156,8 +203,12 @@ impl MpiTransport {
     /// Takes the finished fragments of one peer in order.
     fn deliver(&mut self, from: usize) -> Result<(), TransportError> {
         while let Some(first) = self.receiving[from].front_mut() {
-            let Some(bytes) = first.take_if_done()? else { break };
             let tag = first.tag();
+            let bytes = match first.take_if_done() {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => break,
+                Err(error) => return self.suspect(from, error),
+            };
             self.receiving[from].pop_front();
             self.receiving_count -= 1;
             let sender = Rank(from as u32);
@@ -178,9 +229,11 @@ impl MpiTransport {
             self.is_dirty[peer] = false;
             let mut sent = false;
             while let Some((kind, fragment)) = self.links[peer].next_fragment() {
-                let mut sending = self.communicator.send(peer, kind as i32, fragment)?;
-                if !sending.is_done()? {
-                    self.sending.push(sending);
+                let started = self.communicator.send(peer, kind as i32, fragment);
+                match started.and_then(|mut sending| Ok((sending.is_done()?, sending))) {
+                    Ok((true, _)) => {}
+                    Ok((false, sending)) => self.sending.push((peer, sending)),
+                    Err(error) => self.suspect(peer, error)?,
                 }
                 sent = true;
             }
@@ -204,8 +257,10 @@ impl Transport for MpiTransport {
 
     fn send(&mut self, to: Rank, head: Bytes, body: Vec<Bytes>) {
         let peer = to.0 as usize;
-        self.links[peer].push(head, body);
-        self.mark(peer);
+        if !self.lost[peer] {
+            self.links[peer].push(head, body);
+            self.mark(peer);
+        }
     }
 
     fn receive(&mut self) -> Result<Option<(Rank, Bytes)>, TransportError> {
@@ -250,5 +305,24 @@ impl Transport for MpiTransport {
 
     fn is_drained(&self) -> bool {
         self.sending.is_empty() && self.links.iter().all(Link::is_empty)
+    }
+
+    fn lose(&mut self, peer: Rank) {
+        let at = peer.0 as usize;
+        if std::mem::replace(&mut self.lost[at], true) {
+            return;
+        }
+        self.links[at] = Link::default();
+        self.ready.retain(|(from, _)| *from != peer);
+        let receiving = std::mem::take(&mut self.receiving[at]);
+        self.receiving_count -= receiving.len();
+        std::mem::forget(receiving);
+        let (dead, living) = std::mem::take(&mut self.sending).into_iter().partition(|(to, _)| *to == at);
+        self.sending = living;
+        std::mem::forget::<Vec<_>>(dead);
+    }
+
+    fn take_suspects(&mut self) -> Vec<(Rank, String)> {
+        std::mem::take(&mut self.suspects)
     }
 }

@@ -113,10 +113,23 @@ class Client:
             raise TypeError(f"key by int/slice/iterable of ints only, not {type(key)}")
         return self.direct_view(key)
 
+    @property
+    def silent(self) -> dict[int, str]:
+        """Engines whose process lives and whose communication stands still, and what is known: stopped or overloaded.
+
+        They may come back; :meth:`kill_engines` ends them, and what they had to do goes to others.
+        """
+        return dict(sorted(self._session.silent.items()))
+
     def _some_engines(self) -> None:
         session = self._session
         if not session.engines:
             session.check()
+            if session.gone:
+                raise error.NoEnginesRegistered(
+                    "This operation requires engines, and all have died: stop the cluster and start it again. "
+                    + "; ".join(session.gone.values())
+                )
             raise error.NoEnginesRegistered()
 
     def _resolve(self, targets: Any) -> list[int]:
@@ -142,7 +155,10 @@ class Client:
         if target in session.engines:
             return target
         if target in session.gone:
-            raise error.EngineError(f"Engine {target} is gone: {session.gone[target]}")
+            raise error.EngineError(
+                f"Engine {target} is gone: {session.gone[target]}. To go on with those that live, make the view again "
+                "(rc[:]), or take rc.direct_view(), which means those that live at each call"
+            )
         if target < 0 and -target <= len(ids):
             return ids[target]
         raise IndexError(f"No such engine: {target}")
@@ -247,6 +263,16 @@ class Client:
             {"type": "signal", "id": 0, "signum": int(signum), "targets": engines},
             self.block if block is None else block,
         )
+
+    def kill_engines(self, targets: Any, block: bool | None = None) -> None:
+        """End engines at once, hung ones too; with `block` wait until they are gone. The others go on.
+
+        One that is hung and has not been found to be (see :attr:`silent`) ends when it is found.
+        """
+        engines = self._resolve(targets)
+        self._session.request({"type": "kill", "id": 0, "targets": engines})
+        if self.block if block is None else block:
+            self._session.wait(lambda: self._session.gone.keys() >= set(engines))
 
     def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Remove the user's names from the engines' namespaces, in order with all other calls."""

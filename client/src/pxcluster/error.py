@@ -45,7 +45,8 @@ class NoEnginesRegistered(KernelError):
     """A call needs engines and there are none."""
 
     def __str__(self) -> str:
-        return "This operation requires engines. Try client.wait_for_engines(n) to wait for engines to register."
+        hint = "This operation requires engines. Try client.wait_for_engines(n) to wait for engines to register."
+        return str(self.args[0]) if self.args else hint
 
 
 class TaskAborted(KernelError):

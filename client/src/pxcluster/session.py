@@ -7,8 +7,8 @@ then keeps away until no leader has come for a few milliseconds. So a request co
 client costs nothing.
 
 Locks. ``_reading``: held while bytes are received and dispatched, never while blocked by the daemon or while
-callbacks run. ``_sending``: numbering and writing of frames. A thread never takes ``_reading`` while it holds
-``_sending``.
+callbacks run. ``_sending``: numbering and writing of frames. ``_losing``: which requests wait for which engines, while
+one is registered or an engine goes. A thread never takes ``_reading`` while it holds ``_sending``.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Session:
         self._known: weakref.WeakValueDictionary[int, Request] = weakref.WeakValueDictionary()
         self._reading = threading.Lock()
         self._sending = threading.Lock()
+        self._losing = threading.Lock()
         self._changed = threading.Condition()
         self._followers = 0
         self._turns = 0
@@ -69,6 +70,8 @@ class Session:
         self.engines: dict[int, dict[str, Any]] = {}
         #: The engines that are gone: id -> reason.
         self.gone: dict[int, str] = {}
+        #: The engines that live and have said nothing for a while: id -> reason.
+        self.silent: dict[int, str] = {}
         self.welcome = self._greet(key, timeout)
         self.name: str = self.welcome["session"]
         self.cluster_id: str = self.welcome["cluster_id"]
@@ -145,9 +148,16 @@ class Session:
                 request.id = header["id"] = self._next_id
                 request.session = self.name
                 self._known[request.id] = request
-                self._pending[request.id] = request
+                with self._losing:
+                    self._pending[request.id] = request
+                    if self.gone and isinstance(request, DirectRequest):
+                        # One that died since the targets were resolved will never answer.
+                        for number in self.gone.keys() & set(request.targets):
+                            self._lose_engine(request, number)
                 self._outbox.extend(map(memoryview, frames.encode(header, buffers)))
                 self._flush(main)
+            if self._callbacks:
+                self._wake()
         finally:
             if main:
                 guard.release(was_open)
@@ -385,15 +395,20 @@ class Session:
         for engine in header["joined"]:
             engines[engine["id"]] = engine
             self.gone.pop(engine["id"], None)
-        for entry in header["lost"]:
-            number, reason = entry["id"], entry["reason"]
-            engines.pop(number, None)
-            self.gone[number] = reason
-            for request in list(self._pending.values()):
-                if isinstance(request, DirectRequest):
-                    lost = RemoteEngineError("EngineError", f"Engine {number} is gone: {reason}", None)
-                    self._settle(request, request.lose_engine(number, lost))
-        self.engines = engines
+        lost = {entry["id"]: entry["reason"] for entry in header["lost"]}
+        silent = {**self.silent, **{entry["id"]: entry["reason"] for entry in header.get("silent", ())}}
+        self.silent = {number: reason for number, reason in silent.items() if reason and number not in lost}
+        with self._losing:
+            self.gone = {**self.gone, **lost}
+            self.engines = {number: engine for number, engine in engines.items() if number not in lost}
+            for number in lost:
+                for request in list(self._pending.values()):
+                    if isinstance(request, DirectRequest):
+                        self._lose_engine(request, number)
+
+    def _lose_engine(self, request: DirectRequest, number: int) -> None:
+        lost = RemoteEngineError("EngineError", f"Engine {number} is gone: {self.gone[number]}", None)
+        self._settle(request, request.lose_engine(number, lost))
 
     def _lose(self, reason: str) -> None:
         """The end of the session: everything that waits fails now. Holds the reader's lock, or follows the daemon."""

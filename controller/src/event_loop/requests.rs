@@ -72,6 +72,18 @@ impl<T: Transport> Controller<T> {
                 let status = self.status(id);
                 self.clients.send(client, &ToClient::Status(status), vec![]);
             }
+            FromClient::Kill { id, targets } => {
+                if !self.settings.nannies {
+                    let why = "the cluster was started with --no-nanny: an engine's death would end all of it";
+                    self.fail(key(id), "EngineError", why.to_owned());
+                } else if let Some(targets) = self.resolve(key(id), targets) {
+                    for engine in targets.iter() {
+                        self.kill_engine(engine)?;
+                    }
+                    self.clients.send(client, &ToClient::Done { id }, vec![]);
+                }
+            }
+            FromClient::Death(_) | FromClient::Silent(_) => tracing::warn!("client {} is no nanny", client.0),
             FromClient::Shutdown { id: _ } => self.stop("a client asked for it")?,
             FromClient::Goodbye => self.forget_client(connection)?,
         }
@@ -83,19 +95,18 @@ impl<T: Transport> Controller<T> {
         let Some(targets) = targets else {
             let alive = self.scheduler.engines();
             if alive.is_empty() {
-                let hint =
-                    "This operation requires engines. Try client.wait_for_engines(n) to wait for engines to register.";
-                self.fail(key, "NoEnginesRegistered", hint.to_owned());
+                let hint = match self.gone.values().next_back() {
+                    None => "Try client.wait_for_engines(n) to wait for engines to register.".to_owned(),
+                    Some(last) => format!("All have died ({last}); stop the cluster and start it again."),
+                };
+                self.fail(key, "NoEnginesRegistered", format!("This operation requires engines. {hint}"));
                 return None;
             }
             return Some(alive);
         };
         if let Some(gone) = targets.iter().find(|engine| !self.engines.contains_key(engine)) {
-            self.fail(
-                key,
-                "EngineError",
-                format!("engine {gone} does not exist or has died; rc.ids lists those alive"),
-            );
+            let why = self.gone.get(gone).cloned().unwrap_or_else(|| format!("engine {gone} does not exist"));
+            self.fail(key, "EngineError", format!("{why}; rc.ids lists those alive"));
             return None;
         }
         if targets.is_empty() {

@@ -2,12 +2,13 @@
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use pxcluster_protocol::to_client::Welcome;
 use pxcluster_protocol::{ClientId, EngineId, to_client::EngineStatus};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::*;
 
@@ -65,7 +66,7 @@ fn example_status(id: RequestId) -> ClusterStatus {
 }
 
 /// Answers as a controller does, an engine's coming and going in between, until the client leaves.
-fn serve(mut stream: impl Stream) -> Vec<FromClient> {
+fn serve(mut stream: impl Read + Write) -> Vec<FromClient> {
     let (mut heard, mut bytes) = (Vec::new(), BytesMut::new());
     loop {
         let mut chunk = [0; 7];
@@ -100,7 +101,10 @@ fn answers(message: &FromClient) -> Vec<ToClient> {
             version: VERSION.into(),
         })],
         FromClient::Status { id } => {
-            vec![ToClient::Engines { joined: Vec::new(), lost: Vec::new() }, ToClient::Status(example_status(*id))]
+            vec![
+                ToClient::Engines { joined: Vec::new(), lost: Vec::new(), silent: Vec::new() },
+                ToClient::Status(example_status(*id)),
+            ]
         }
         FromClient::Shutdown { .. } => vec![ToClient::Closing { reason: "asked to".into() }],
         _ => Vec::new(),
@@ -147,7 +151,7 @@ fn addresses_are_tried_in_order_with_tls() {
 fn another_certificate_is_refused_before_the_key_is_sent() {
     let (address, server) = serve_tls(&identity());
     let error = Link::open(&connection(identity().pem, vec![address], String::new())).err().unwrap();
-    assert!(matches!(error, LinkError::Unreachable { .. }), "{error}");
+    assert!(matches!(error, LinkError::Dial(DialError::Unreachable { .. })), "{error}");
     assert!(server.join().unwrap().is_empty());
 }
 

@@ -1,22 +1,28 @@
 //! Everything that this rank says and hears, one turn at a time.
-#![allow(unsafe_code, reason = "pthread_kill of the main thread")]
+#![allow(unsafe_code, reason = "signals to this process and its main thread")]
 
 use super::pass_on;
 use super::shared::Shared;
+use crate::nanny::Nanny;
 use anyhow::Context;
 use bytes::Bytes;
 use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::to_engine::{Cargo, ToEngine};
 use pxcluster_protocol::{EngineId, Rank, codec};
 use pxcluster_transport::mpi::MpiTransport;
-use pxcluster_transport::{Transport, drain, send};
-use std::sync::OnceLock;
+use pxcluster_transport::{Transport, send};
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Longest sleep of an idle engine; it is woken when there is something to do.
 const IDLE: Duration = Duration::from_secs(1);
 /// User code that does not let Python end is interrupted this often.
 const NAG: Duration = Duration::from_millis(200);
+/// Longest sleep while the last messages leave.
+const LAST_NAP: Duration = Duration::from_millis(1);
+/// Numbers of broadcasts that are remembered; rank 0 repeats fewer.
+const SEEN: usize = 8192;
 
 /// The thread that runs Python, as the kernel's signal calls name it.
 static MAIN: OnceLock<libc::pthread_t> = OnceLock::new();
@@ -34,6 +40,10 @@ pub(super) struct Comm {
     announced: bool,
     /// Set while the cluster ends: when user code was interrupted last.
     ending: Option<Instant>,
+    nanny: Arc<Nanny>,
+    /// Numbers of the broadcasts that have come.
+    seen: BTreeSet<u64>,
+    someone_has_died: bool,
 }
 
 /// How a turn went.
@@ -47,13 +57,27 @@ pub(super) enum Turn {
 }
 
 impl Comm {
-    pub(super) fn new(transport: MpiTransport) -> anyhow::Result<Self> {
+    pub(super) fn new(transport: MpiTransport, nanny: Arc<Nanny>) -> anyhow::Result<Self> {
         let me = transport.rank().engine().context("rank 0 is no engine")?;
-        Ok(Self { transport, me, announced: false, ending: None })
+        Ok(Self {
+            transport,
+            me,
+            announced: false,
+            ending: None,
+            nanny,
+            seen: BTreeSet::new(),
+            someone_has_died: false,
+        })
+    }
+
+    /// Whether another engine is known to have died.
+    pub(super) fn someone_has_died(&self) -> bool {
+        self.someone_has_died
     }
 
     /// Receives and sends what there is, without waiting.
     pub(super) fn turn(&mut self, shared: &Shared) -> anyhow::Result<Turn> {
+        self.nanny.beat();
         let mut idle = true;
         while let Some((_, message)) = self.transport.receive().context("MPI fails")? {
             idle = false;
@@ -65,6 +89,7 @@ impl Comm {
             let host = nix::unistd::gethostname()?.to_string_lossy().into_owned();
             self.say(&ToController::Ready { host, pid: std::process::id() }, vec![])?;
         }
+        self.someone_has_died |= !self.transport.take_suspects().is_empty();
         let (messages, due) = shared.take_messages();
         for (header, body) in messages {
             idle = false;
@@ -80,7 +105,7 @@ impl Comm {
         if due.is_none()
             && let Some(status) = shared.ended()
         {
-            self.say_goodbye(status)?;
+            self.say_goodbye(shared, status)?;
             return Ok(Turn::Done);
         }
         if let Some(since) = &mut self.ending
@@ -105,8 +130,21 @@ impl Comm {
             ToEngine::Relay { targets, cargo } => (targets, cargo),
         };
         pass_on(&mut self.transport, &targets, &cargo, &body)?;
+        let (number, cargo) = cargo.unwrap_number();
+        if number.is_some_and(|number| !self.is_new(number)) {
+            return Ok(());
+        }
         match cargo {
-            Cargo::Setup(_) => {}
+            Cargo::Setup(_) | Cargo::Numbered(..) => {}
+            Cargo::ReportTo(place) => self.nanny.report_to(&place),
+            Cargo::Lost(engine) => {
+                self.someone_has_died = true;
+                self.transport.lose(engine.rank());
+            }
+            Cargo::Kill => {
+                // SAFETY: a signal to this process itself.
+                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+            }
             Cargo::Direct(direct) => shared.put_direct(self.me, &direct, body),
             Cargo::Signal(signal) => interrupt(shared, signal),
             Cargo::Abort(keys) => shared.abort(keys),
@@ -120,8 +158,22 @@ impl Comm {
         Ok(())
     }
 
+    /// Whether the broadcast of this number has not come before.
+    fn is_new(&mut self, number: u64) -> bool {
+        let forgotten = self.seen.len() >= SEEN;
+        if forgotten && self.seen.first().is_some_and(|&first| number < first) {
+            return false;
+        }
+        let new = self.seen.insert(number);
+        if self.seen.len() > SEEN {
+            self.seen.pop_first();
+        }
+        new
+    }
+
     /// The last message, and its delivery.
-    fn say_goodbye(&mut self, status: i32) -> anyhow::Result<()> {
+    fn say_goodbye(&mut self, shared: &Shared, status: i32) -> anyhow::Result<()> {
+        let dies = self.announced && self.ending.is_none() && self.nanny.is_there();
         let last = if self.announced && self.ending.is_some() {
             ToController::Bye
         } else if self.announced {
@@ -130,8 +182,21 @@ impl Comm {
             let reason = format!("its Python ended with status {status} before it was ready; its own message is above");
             ToController::Unfit { reason }
         };
-        self.say(&last, vec![])?;
-        drain(&mut self.transport)?;
+        if !dies {
+            self.nanny.leaving();
+            self.say(&last, vec![])?;
+        }
+        // The news that a peer is dead, for whom something waits, may still have to come.
+        while !self.transport.is_drained() {
+            match self.transport.receive().context("MPI fails")? {
+                Some((_, message)) => self.handle(shared, &message)?,
+                None => self.transport.wait(LAST_NAP),
+            }
+        }
+        if dies {
+            // SAFETY: ends the process at once; the nanny reports it, and the cluster goes on.
+            unsafe { libc::_exit(status) };
+        }
         if self.ending.is_none() {
             super::leave(&mut self.transport)?;
         }

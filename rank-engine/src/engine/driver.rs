@@ -8,10 +8,11 @@
 
 use super::comm::{Comm, Turn};
 use super::shared::{Piece, Shared};
+use crate::nanny::Nanny;
 use pxcluster_transport::doorbell::Sleeper;
 use pxcluster_transport::mpi::{Bell, MpiTransport};
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// See the module's page.
 pub(super) struct Driver {
@@ -21,14 +22,23 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(transport: MpiTransport) -> anyhow::Result<Self> {
+    pub(super) fn new(transport: MpiTransport, nanny: Arc<Nanny>) -> anyhow::Result<Self> {
         let bell = transport.bell();
         let shared = Shared::new(bell.clone());
-        Ok(Self { shared, comm: Mutex::new(Comm::new(transport)?), bell })
+        Ok(Self { shared, comm: Mutex::new(Comm::new(transport, nanny)?), bell })
+    }
+
+    fn comm(&self) -> MutexGuard<'_, Comm> {
+        self.comm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn turn(&self) -> anyhow::Result<Turn> {
-        self.comm.lock().unwrap_or_else(PoisonError::into_inner).turn(&self.shared)
+        self.comm().turn(&self.shared)
+    }
+
+    /// Whether another engine is known to have died.
+    pub(super) fn someone_has_died(&self) -> bool {
+        self.comm().someone_has_died()
     }
 
     /// The comm thread: takes turns until Python has ended and everything has been said.
@@ -64,9 +74,9 @@ impl Driver {
     }
 }
 
-/// Ends the job: without messages an engine is of no use, and the main thread is inside Python.
+/// Ends the engine, and without a nanny the job: without messages it is of no use, and the main thread is inside Python.
 fn give_up(error: &anyhow::Error) -> ! {
     let _closed_stderr = writeln!(std::io::stderr(), "pxcluster: an engine cannot go on: {error:#}");
-    // SAFETY: ends the process at once; the launcher then ends the job.
+    // SAFETY: ends the process at once.
     unsafe { libc::_exit(1) }
 }

@@ -113,6 +113,15 @@ impl Found {
     }
 }
 
+impl Found {
+    /// Throws it away: it is from a rank that has died. One that has not arrived whole never will, and stays with MPI.
+    pub(super) fn ignore(self) {
+        if self.count <= EAGER {
+            let _it_is_thrown_away_anyway = self.receive();
+        }
+    }
+}
+
 impl Sending {
     /// Whether the bytes may be dropped.
     pub(super) fn is_done(&mut self) -> Result<bool, TransportError> {
