@@ -4,6 +4,10 @@
 //! finish together (Polychronopoulos & Kuck, IEEE Trans. Comput. C-36, 1987). A slice is further bounded to a few
 //! milliseconds of measured task time: more would not make messages cheaper, and would be lost with an engine.
 
+/// From so many engines on a grant may be an engine's whole share: stealing evens out what is wrong with that, and costs the
+/// controller less than ever smaller grants to everybody.
+const MANY: usize = 512;
+
 /// Tunable bounds; times in seconds.
 ///
 /// The defaults suit a round trip of up to about 1 ms; simulated at 200 µs (`sim::efficiency`), halving or doubling any
@@ -52,7 +56,8 @@ impl GrantPolicy {
     /// `task_seconds` is the measured mean duration of the map's tasks, `remaining` how many tasks wait (not 0), `engines`
     /// how many engines share them. The result may be more than the map has left.
     pub fn size(&self, held: Held, task_seconds: Option<f64>, remaining: u64, engines: usize) -> u32 {
-        let share = remaining.div_ceil(2 * engines.max(1) as u64).max(1);
+        let parts = if engines < MANY { 2 } else { 1 };
+        let share = remaining.div_ceil(parts * engines.max(1) as u64).max(1);
         let Some(mean) = task_seconds else {
             return u64::from(self.unknown_tasks.max(1)).min(share).saturating_sub(held.tasks) as u32;
         };
