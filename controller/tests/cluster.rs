@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use pxcluster_controller::{ClusterFiles, Controller, Ended, Settings};
 use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::frame::{self, Frame, Limits};
-use pxcluster_protocol::from_client::{DirectKind, FromClient, Hello};
+use pxcluster_protocol::from_client::{Death, DirectKind, FromClient, Hello, Nanny};
 use pxcluster_protocol::to_client::ToClient;
 use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::to_engine::{Cargo, Steal, ToEngine};
@@ -62,7 +62,11 @@ impl Cluster {
     }
 
     fn join(self) {
-        assert_eq!(self.controller.join().expect("no panic"), Ended::Together);
+        self.join_as(Ended::Together);
+    }
+
+    fn join_as(self, end: Ended) {
+        assert_eq!(self.controller.join().expect("no panic"), end);
         self.engines.into_iter().for_each(|engine| engine.join().expect("no panic"));
         assert!(!self.directory.path().join("test").exists(), "the cluster's directory is left behind");
         let sockets = std::fs::read_dir(self.directory.path().join("sockets")).expect("exists").count();
@@ -70,7 +74,8 @@ impl Cluster {
     }
 }
 
-/// An engine without Python: answers a direct request with its body, and each task with its item.
+/// An engine without Python: answers a direct request with its body, and each task with its item. Engine 0 dies of the
+/// body "die" before it passes it on.
 fn echo(mut transport: Loopback) {
     let me = transport.rank().engine().expect("an engine");
     let say = |transport: &mut Loopback, header: &ToController, body: Vec<Bytes>| {
@@ -99,6 +104,7 @@ fn echo(mut transport: Loopback) {
                 say(&mut transport, &ToController::Gave { key, thief, ranges: vec![] }, vec![]);
             }
             (ToEngine::Loot(_), _) => panic!("nobody gives anything away"),
+            (ToEngine::Relay { cargo: Cargo::Direct(_), .. }, body) if me == EngineId(0) && body == ["die"] => return,
             (ToEngine::Relay { targets, cargo }, body) => {
                 relay(&mut transport, &targets.without(me), &cargo, &body).expect("encodes");
                 match cargo.unwrap_number().1 {
@@ -107,6 +113,7 @@ fn echo(mut transport: Loopback) {
                         let reply = ToController::DirectReply { key, epoch, status, started: 1.0, completed: 2.0 };
                         say(&mut transport, &reply, body);
                     }
+                    Cargo::Lost(engine) => transport.lose(engine.rank()),
                     Cargo::Shutdown => {
                         say(&mut transport, &ToController::Bye, vec![]);
                         return;
@@ -240,4 +247,44 @@ fn strangers_are_refused_and_the_cluster_goes_on() {
     assert!(matches!(client.hear().0, ToClient::Status(status) if status.engines.len() == 1 && status.clients == 1));
     client.say(&FromClient::Shutdown { id: 3 }, vec![]);
     cluster.join();
+}
+
+#[test]
+fn a_broadcast_goes_on_when_the_engine_dies_that_was_to_pass_it_on() {
+    let cluster = Cluster::start(5);
+    let mut client = cluster.client();
+    client.say(&FromClient::Direct { id: 1, kind: DirectKind::Push, targets: None }, vec!["die".into()]);
+    client.say(&FromClient::Signal { id: 2, signum: 2, targets: None }, vec![]);
+    let connection = cluster.connection();
+    let death = |key: &str| {
+        let nanny = Nanny { protocol_version: PROTOCOL_VERSION, key: key.into(), engine: EngineId(0), pid: 4711 };
+        FromClient::Death(Death { nanny, signal: Some(11), code: None })
+    };
+    let mut stranger = Client::connect(&connection);
+    stranger.say(&death("guess"), vec![]);
+    assert!(matches!(stranger.hear().0, ToClient::Refused { .. }));
+    let mut nanny = Client::connect(&connection);
+    nanny.say(&death(&connection.key), vec![]);
+
+    let (mut answered, mut sentence) = (Vec::new(), String::new());
+    while answered.len() < 5 {
+        match client.hear() {
+            (ToClient::Reply { id: 1, engine, status, .. }, _) => answered.push((engine.0, status)),
+            (ToClient::Engines { lost, .. }, _) => sentence.clone_from(&lost[0].reason),
+            (ToClient::Done { id: 2 }, _) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    answered.sort_unstable_by_key(|(engine, _)| *engine);
+    let expected = [Status::Error, Status::Ok, Status::Ok, Status::Ok, Status::Ok];
+    assert_eq!(answered, (0..5).zip(expected).collect::<Vec<_>>());
+    assert_eq!(sentence, "engine 0 (host here, pid 4711) was killed by SIGSEGV (signal 11, a segmentation fault)");
+
+    client.say(&FromClient::Direct { id: 3, kind: DirectKind::Pull, targets: Some(vec![EngineId(0)]) }, vec![]);
+    assert!(matches!(client.hear().0, ToClient::Failed { id: 3, message, .. } if message.contains("SIGSEGV")));
+    let mut late = cluster.client();
+    assert!(matches!(late.hear().0, ToClient::Engines { lost, .. } if lost.len() == 1));
+    client.say(&FromClient::Shutdown { id: 4 }, vec![]);
+    cluster.join_as(Ended::WithoutTheDead);
+    assert_eq!(nanny.stream.read(&mut [0; 64]).expect("is let go"), 0);
 }
