@@ -84,6 +84,15 @@ def show_peer(row: Row) -> str:
     return f"{show_figure(row.peer, row.spec.unit)} {row.spec.peer}" if row.spec.peer else "-"
 
 
+def show_verdict(row: Row) -> str:
+    """Whether the requirement is met."""
+    if row.ok is None:
+        return "failed" if row.quartiles is None else "too noisy"
+    if not row.spec.is_required:
+        return "-"
+    return "yes" if row.ok else "NO"
+
+
 def show_ratio(ratio: float | None) -> str:
     """Times better than the peer."""
     if ratio is None:
@@ -95,7 +104,6 @@ def show_ratio(ratio: float | None) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The table as text."""
-    verdicts = {True: "yes", False: "NO", None: "failed"}
     cells = [HEAD] + [
         (
             row.spec.what,
@@ -103,7 +111,7 @@ def table(rows: Sequence[Row]) -> str:
             show_peer(row),
             show_ratio(row.ratio),
             row.spec.must(),
-            verdicts[row.ok] if row.spec.is_required or row.ok is None else "-",
+            show_verdict(row),
         )
         for row in rows
     ]

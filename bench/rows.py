@@ -22,6 +22,9 @@ LIMIT = "limit of the cores"
 #: No system at all.
 NOBODY = ""
 
+#: Quartiles of a cost that are further apart than this say nothing: the machine is too busy.
+LARGEST_SPREAD = 0.3
+
 #: Figures by system and name, one per round, or several.
 Samples = Mapping[str, Mapping[str, Sequence[float]]]
 
@@ -56,7 +59,7 @@ class Spec:
             return f">= {self.ratio:.3g} x"
         if self.bound is not None:
             return f"<= {self.bound:g} {self.unit}"
-        return "3rd quartile >= 1" if self.cost else "-"
+        return f"3rd quartile >= 1, spread <= {LARGEST_SPREAD}" if self.cost else "-"
 
 
 _MAP = "map, chunksize 1, 4 engines"
@@ -127,7 +130,9 @@ class Row:
         if self.ours is None:
             return None
         if spec.cost:
-            return None if self.quartiles is None else self.quartiles[1] >= 1
+            if self.quartiles is None or self.quartiles[1] - self.quartiles[0] > LARGEST_SPREAD:
+                return None
+            return self.quartiles[1] >= 1
         if spec.bound is not None:
             return self.ours <= spec.bound
         if spec.ratio is not None:

@@ -50,7 +50,7 @@ class Settings:
     pairs: int
 
 
-FULL = Settings(rounds=3, calls=500, ipyparallel_tasks=ALL_TASKS, idle_seconds=20, pairs=12)
+FULL = Settings(rounds=3, calls=500, ipyparallel_tasks=ALL_TASKS, idle_seconds=20, pairs=24)
 QUICK = Settings(rounds=1, calls=100, ipyparallel_tasks=SAMPLE_TASKS, idle_seconds=10, pairs=8)
 
 
