@@ -8,11 +8,12 @@ import weakref
 from typing import Any
 
 from . import connection, error
+from .requests import DirectRequest
 from .session import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from typing import Self
 
@@ -74,6 +75,8 @@ class Client:
             channel.close()
             raise
         self._requests: list[tuple[int, int]] = []
+        #: Engines of direct calls on several of them, where they are not 0, 1, 2, …
+        self._targets: dict[int, Sequence[int]] = {}
         _open.add(self)
         self._activate_first()
 
@@ -305,6 +308,14 @@ class Client:
 
     def _record(self, request: Request) -> None:
         self._requests.append((request.id, request.count))
+        if request.count > 1 and isinstance(request, DirectRequest):
+            if any(slot != engine for slot, engine in enumerate(request.targets)):
+                self._targets[request.id] = request.targets
+
+    def _shape(self, number: int) -> tuple[int | None, Sequence[int] | None]:
+        """Number of slots of a request and the engines of its slots, each as far as it is known and matters."""
+        request = self._session.find(number)
+        return None if request is None else request.count, self._targets.get(number)
 
     def _msg_ids(self, requests: Iterable[tuple[int, int]]) -> list[str]:
         name = self._session.name
@@ -365,6 +376,7 @@ class Client:
     def purge_everything(self) -> None:
         """Forget the history."""
         self._requests.clear()
+        self._targets.clear()
 
     def spin(self) -> None:
         """Does nothing: results arrive by themselves."""

@@ -84,7 +84,7 @@ class LazyMapIterator:
             return
         offsets, packed = pack(items)
         request = MapRequest(self._name, len(items))
-        self._view._submit(request, self._function, offsets, packed)
+        self._view._submit(request, self._function, offsets, packed, self._view._options())
         self._requests.append(request)
         self._yielded[id(request)] = 0
         self._unanswered += len(items)

@@ -25,6 +25,7 @@ _DEFAULTS: dict[str, Any] = {
     "outputs": [],
     "data": {},
     "label": None,
+    "tries": 1,
 }
 
 #: Every key of a :class:`Metadata`.
@@ -34,7 +35,8 @@ METADATA_KEYS = frozenset(_DEFAULTS)
 class Metadata(dict[str, "Any"]):
     """Metadata of one task, by key or attribute. The set of keys is fixed: others raise KeyError or AttributeError.
 
-    `submitted`, `started`, `completed` and `received` are aware datetimes (UTC) or None, `outputs` a list of dicts
+    `tries`: how often the task was tried, which is more than once after failures with ``retries=`` and after deaths of
+    engines. `submitted`, `started`, `completed` and `received` are aware datetimes (UTC) or None, `outputs` a list of dicts
     with ``data`` and ``metadata``.
     """
 
