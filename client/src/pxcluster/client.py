@@ -308,9 +308,10 @@ class Client:
 
     def _record(self, request: Request) -> None:
         self._requests.append((request.id, request.count))
-        if request.count > 1 and isinstance(request, DirectRequest):
-            if any(slot != engine for slot, engine in enumerate(request.targets)):
-                self._targets[request.id] = request.targets
+        if isinstance(request, DirectRequest) and request.count > 1:
+            targets = list(request.targets)
+            if targets != list(range(len(targets))):
+                self._targets[request.id] = targets
 
     def _shape(self, number: int) -> tuple[int | None, Sequence[int] | None]:
         """Number of slots of a request and the engines of its slots, each as far as it is known and matters."""

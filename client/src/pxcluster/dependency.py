@@ -29,9 +29,7 @@ class Dependency(set[str]):
     success: bool = True
     failure: bool = False
 
-    def __init__(
-        self, dependencies: Any = (), all: bool = True, success: bool = True, failure: bool = False
-    ) -> None:
+    def __init__(self, dependencies: Any = (), all: bool = True, success: bool = True, failure: bool = False) -> None:
         if isinstance(dependencies, dict):  # of as_dict()
             all = dependencies.get("all", all)
             success = dependencies.get("success", success)

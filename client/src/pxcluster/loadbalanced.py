@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from .mapresult import AsyncMapResult
 
+
 class KeywordCall:
     """A function and its keyword arguments, to be called with the positional ones."""
 

@@ -35,9 +35,9 @@ METADATA_KEYS = frozenset(_DEFAULTS)
 class Metadata(dict[str, "Any"]):
     """Metadata of one task, by key or attribute. The set of keys is fixed: others raise KeyError or AttributeError.
 
-    `tries`: how often the task was tried, which is more than once after failures with ``retries=`` and after deaths of
-    engines. `submitted`, `started`, `completed` and `received` are aware datetimes (UTC) or None, `outputs` a list of dicts
-    with ``data`` and ``metadata``.
+    `submitted`, `started`, `completed` and `received` are aware datetimes (UTC) or None, `outputs` a list of dicts
+    with ``data`` and ``metadata``. `tries`: how often the task was tried, which is more than once after failures with
+    ``retries=`` and after deaths of engines.
     """
 
     def __init__(self, **values: Any) -> None:

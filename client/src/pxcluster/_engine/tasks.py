@@ -8,6 +8,7 @@ from ..serialize import dumps_task, loads_task
 from . import streams, tracebacks
 from .interrupts import enter_user_code, leave_user_code
 from .state import ERROR, state
+from .unmet import status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buf
                 try:
                     payloads[position] = dump(call(load(items[position])))
                 except BaseException as error:
-                    statuses[position] = ERROR
-                    payloads[position] = this.failure(error)
+                    statuses[position], payloads[position] = status_of(error), this.failure(error)
                 completed[position] = clock = now()
             leave_user_code()
         except BaseException as error:
