@@ -167,6 +167,10 @@ class Request:
         """OK, ERROR, ABORTED or PENDING."""
         raise NotImplementedError
 
+    def number_of(self, status: int) -> int:
+        """Number of slots with this status."""
+        return sum(self.status(slot) == status for slot in range(self.count))
+
     def engine(self, slot: int) -> int | None:
         """Which engine has the slot, as far as is known."""
         raise NotImplementedError
@@ -388,6 +392,9 @@ class MapRequest(Request):
 
     def status(self, slot: int) -> int:
         return self._states[slot]
+
+    def number_of(self, status: int) -> int:
+        return self._states.count(status)
 
     def engine(self, slot: int) -> int | None:
         return None if self._states[slot] == PENDING else self._engines[slot]
