@@ -259,7 +259,7 @@ class Client:
     def queue_status(self, targets: Any = "all", verbose: bool = False) -> Any:
         """What engines have to do: ``{id: {"queue", "completed", "tasks"}, …, "unassigned": n}``.
 
-        For one engine (an int) only its entry.
+        For one engine (an int) only its entry. Numbers with `verbose`, too: the controller keeps no lists of msg_ids.
         """
         answer = self._session.request({"type": "status", "id": 0}).answer
         found: dict[Any, Any] = {"unassigned": answer["unassigned"]}
@@ -356,6 +356,16 @@ class Client:
         from .jobs import ResultsByName
 
         return ResultsByName(self, metadata=True)
+
+    def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[str, Any]:
+        """Which of the calls (msg_ids, indices into the history, AsyncResults) are ``"pending"`` and ``"completed"``.
+
+        Two lists of msg_ids; with ``status_only=False`` also the result, or the exception, of each completed one by
+        its msg_id. It is what this client knows. KeyError: nobody holds the result any more, or it is another client's.
+        """
+        from .jobs import result_status
+
+        return result_status(self, msg_ids, status_only)
 
     def get_result(self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True) -> AsyncResult:
         """The AsyncResult of a msg_id or of an index into the history (default: the last), or of a list of them.

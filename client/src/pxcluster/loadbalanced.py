@@ -176,14 +176,17 @@ class LoadBalancedView(View):
     ) -> Iterator[Any]:
         """As the builtin map for inputs of any length, even endless ones: a LazyMapIterator over the results.
 
-        At most `max_outstanding` tasks are unanswered at any time (0: no limit; ``'auto'``: as many as keep the
-        engines busy). Its ``cancel()`` takes no more inputs.
+        Inputs are taken only as fast as results are asked for: at most `max_outstanding` tasks (0: no limit of one's
+        own; ``'auto'``: as many as keep the engines busy), and at most 64 MiB of pickled inputs, have been sent without
+        that. Its ``cancel()`` takes no more inputs.
         """
         from .imap import LazyMapIterator
 
         if not sequences:
             raise TypeError("must have some sequences to map onto!")
         limit = None if max_outstanding == "auto" else int(max_outstanding)
+        if limit is not None and limit < 0:
+            raise ValueError(f"max_outstanding must be 'auto', 0 or more, not {max_outstanding}")
         return LazyMapIterator(self, f, sequences, ordered, limit, return_exceptions)
 
     def register_joblib_backend(self, name: str = "ipyparallel", make_default: bool = False) -> None:
