@@ -34,7 +34,7 @@ class LoadBalancedView(View):
     Flags beside those of every view hold for what is submitted while they are set: `retries`, how often a task that
     raised is tried again; `after`, results that must be there before a task starts (an AsyncResult, a msg_id, a list
     of those, or a Dependency, which can also wait for failures); `follow`, the same, and the task runs where they
-    have been made; `timeout`, seconds after which a task that has not started fails with TaskTimeout (0: never).
+    have been made; `timeout`, seconds after which a task that no engine was given fails with TaskTimeout (0: never).
     """
 
     _flag_names = (*View._flag_names, "follow", "after", "timeout", "retries")
