@@ -258,7 +258,7 @@ fn a_broadcast_goes_on_when_the_engine_dies_that_was_to_pass_it_on() {
     let connection = cluster.connection();
     let death = |key: &str| {
         let nanny = Nanny { protocol_version: PROTOCOL_VERSION, key: key.into(), engine: EngineId(0), pid: 4711 };
-        FromClient::Death(Death { nanny, signal: Some(11), code: None })
+        FromClient::Death(Death { nanny, signal: Some(11), code: None, running: None })
     };
     let mut stranger = Client::connect(&connection);
     stranger.say(&death("guess"), vec![]);

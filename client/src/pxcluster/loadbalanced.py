@@ -6,6 +6,7 @@ from array import array
 from typing import Any
 
 from . import serialize
+from .dependency import dependency_of, needs
 from .requests import MapRequest
 from .view import View, name_of
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .mapresult import AsyncMapResult
-
-_LATER = "{} is not supported yet: order tasks by waiting for the results that they need"
 
 
 class KeywordCall:
@@ -32,7 +31,10 @@ class KeywordCall:
 class LoadBalancedView(View):
     """Tasks for whichever engine is free, `targets` (None: any engine) permitting.
 
-    Flags beside those of every view: `retries`, how often a task that raised is tried again.
+    Flags beside those of every view hold for what is submitted while they are set: `retries`, how often a task that
+    raised is tried again; `after`, results that must be there before a task starts (an AsyncResult, a msg_id, a list
+    of those, or a Dependency, which can also wait for failures); `follow`, the same, and the task runs where they
+    have been made; `timeout`, seconds after which a task that no engine was given fails with TaskTimeout (0: never).
     """
 
     _flag_names = (*View._flag_names, "follow", "after", "timeout", "retries")
@@ -50,28 +52,35 @@ class LoadBalancedView(View):
             raise ValueError(f"Invalid timeout: {value}")
         if name == "retries" and not isinstance(value, int):
             raise TypeError(f"retries must be int, not {type(value)!r}")
-        if name in ("follow", "after", "timeout") and value:
-            raise NotImplementedError(_LATER.format(f"{name}="))
+        if name in ("follow", "after"):
+            dependency_of(value)
 
     # -- the one way to the engines ------------------------------------------------------------------------------
 
-    def _submit(self, request: MapRequest, function: bytes, offsets: array[int], items: Any) -> None:
-        """Send a map of tasks that are packed already."""
+    def _options(self) -> dict[str, Any]:
+        """What the flags, as they are now, add to the headers of maps."""
         targets = None if self.targets is None else self.client._resolve(self.targets)
+        options: dict[str, Any] = {"targets": targets, "label": self.label, "retries": self.retries}
+        for name in ("after", "follow"):
+            dependency = dependency_of(getattr(self, name))
+            if dependency is not None:
+                options[name] = dependency
+        if self.timeout:
+            options["timeout"] = float(self.timeout)
+        return options
+
+    def _submit(
+        self, request: MapRequest, function: bytes, offsets: array[int], items: Any, options: dict[str, Any]
+    ) -> None:
+        """Send a map of tasks that are packed already; `options`: from _options()."""
         self.client._some_engines()
-        request.label = self.label if request.label is None else request.label
-        self.client._session.submit(
-            request,
-            {
-                "type": "map",
-                "id": 0,
-                "tasks": request.count,
-                "targets": targets,
-                "label": request.label,
-                "retries": self.retries,
-            },
-            [function, memoryview(offsets).cast("B"), items],
-        )
+        header: dict[str, Any] = {"type": "map", "id": 0, "tasks": request.count, **options}
+        request.label = header["label"] = options["label"] if request.label is None else request.label
+        for name in ("after", "follow"):
+            if name in options:
+                setattr(request, name, sorted(options[name]))
+                header[name] = needs(options[name], self.client)
+        self.client._session.submit(request, header, [function, memoryview(offsets).cast("B"), items])
         self._record(request)
 
     def _apply(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], block: bool) -> Any:
@@ -80,7 +89,7 @@ class LoadBalancedView(View):
         request = MapRequest(name, 1)
         offsets, items = pack([args])
         if block:
-            self._submit(request, function, offsets, items)
+            self._submit(request, function, offsets, items, self._options())
             self.client._session.wait(lambda: request.done)
             succeeded, value = request.outcome(0)
             if not succeeded:
@@ -89,7 +98,7 @@ class LoadBalancedView(View):
         from .asyncresult import AsyncResult
 
         result = AsyncResult(self.client, [request], fname=name, single=True)._watch()
-        self._submit(request, function, offsets, items)
+        self._submit(request, function, offsets, items, self._options())
         return result
 
     # -- maps ----------------------------------------------------------------------------------------------------
@@ -154,7 +163,7 @@ class LoadBalancedView(View):
             sizes=sizes,
             join=join,
         )._watch()
-        self._submit(request, function, offsets, packed)
+        self._submit(request, function, offsets, packed, self._options())
         return result
 
     def imap(
@@ -167,14 +176,17 @@ class LoadBalancedView(View):
     ) -> Iterator[Any]:
         """As the builtin map for inputs of any length, even endless ones: a LazyMapIterator over the results.
 
-        At most `max_outstanding` tasks are unanswered at any time (0: no limit; ``'auto'``: as many as keep the
-        engines busy). Its ``cancel()`` takes no more inputs.
+        Inputs are taken only as fast as results are asked for: at most `max_outstanding` tasks (0: no limit of one's
+        own; ``'auto'``: as many as keep the engines busy), and at most 64 MiB of pickled inputs, have been sent without
+        that. Its ``cancel()`` takes no more inputs.
         """
         from .imap import LazyMapIterator
 
         if not sequences:
             raise TypeError("must have some sequences to map onto!")
         limit = None if max_outstanding == "auto" else int(max_outstanding)
+        if limit is not None and limit < 0:
+            raise ValueError(f"max_outstanding must be 'auto', 0 or more, not {max_outstanding}")
         return LazyMapIterator(self, f, sequences, ordered, limit, return_exceptions)
 
     def register_joblib_backend(self, name: str = "ipyparallel", make_default: bool = False) -> None:

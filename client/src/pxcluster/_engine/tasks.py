@@ -8,6 +8,7 @@ from ..serialize import dumps_task, loads_task
 from . import streams, tracebacks
 from .interrupts import enter_user_code, leave_user_code
 from .state import ERROR, OK, state
+from .unmet import status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buf
                 try:
                     payload = dump(call(load(items[position])))
                 except BaseException as error:
-                    status, payload = ERROR, this.failure(error)
+                    status, payload = status_of(error), this.failure(error)
                 clock = now()
                 goes_on = answer(token, position, status, started, clock, payload)
                 if not goes_on:
