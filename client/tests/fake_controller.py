@@ -163,6 +163,8 @@ class FakeController:
         content = serialize.loads(buffers) if buffers else None
         targets = list(self.engines) if header["targets"] is None else header["targets"]
         for number in targets:
+            if number not in self.engines:
+                continue  # it has died, and the client knows
             started = time.time()
             status, answer = self._run(header, self.engines[number], header["kind"], content, buffers)
             self._answer(

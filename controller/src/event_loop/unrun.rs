@@ -35,7 +35,10 @@ impl<T: Transport> Controller<T> {
     fn sentence(&self, why: &Why) -> Option<(&'static str, String)> {
         Some(match why {
             Why::Aborted => return None,
-            Why::NoEngine => ("EngineError", "no engine is left that may run this task".to_owned()),
+            Why::NoEngine => {
+                let last = self.gone.values().next_back().map(|sentence| format!("; {sentence}")).unwrap_or_default();
+                ("EngineError", format!("no engine is left that may run this task{last}"))
+            }
             Why::Killed(engines) => {
                 let deaths: Vec<String> = engines.iter().map(|engine| self.death_of(*engine)).collect();
                 let deaths = deaths.join("; ");
