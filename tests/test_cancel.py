@@ -49,12 +49,16 @@ def test_queued_tasks_are_cancelled(rc: Client, gate: Gate, busy: AsyncResult) -
 def test_queued_direct_calls_are_cancelled(rc: Client, gate: Gate, busy: AsyncResult) -> None:
     queued = rc[:].apply_async(operator.neg, 1)
     single = rc[1].apply_async(operator.neg, 1)
-    assert is_cancelled(queued)
-    assert is_cancelled(single)
-    with pytest.raises(ipp.TaskAborted):
-        single.get(timeout=60)
+    queued.cancel()
+    single.cancel()
     gate.open()
     busy.get(timeout=60)
+    with pytest.raises(ipp.TaskAborted):
+        single.get(timeout=60)
+    with pytest.raises(ipp.CompositeError, match="TaskAborted"):
+        queued.get(timeout=60)
+    assert queued.cancelled()
+    assert single.cancelled()
     assert rc[:].apply_sync(operator.neg, 1) == [-1] * 4
 
 
