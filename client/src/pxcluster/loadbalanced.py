@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import serialize
 from .dependency import dependency_of, needs
@@ -26,6 +26,14 @@ class KeywordCall:
 
     def __call__(self, *args: Any) -> Any:
         return self.function(*args, **self.kwargs)
+
+
+class Options(NamedTuple):
+    """What a view's flags add to the headers of its maps, and the msg_ids that its tasks wait for."""
+
+    header: dict[str, Any]
+    after: list[str]
+    follow: list[str]
 
 
 class LoadBalancedView(View):
@@ -57,29 +65,29 @@ class LoadBalancedView(View):
 
     # -- the one way to the engines ------------------------------------------------------------------------------
 
-    def _options(self) -> dict[str, Any]:
-        """What the flags, as they are now, add to the headers of maps."""
+    def _options(self) -> Options:
+        """The flags as they are now."""
         targets = None if self.targets is None else self.client._resolve(self.targets)
-        options: dict[str, Any] = {"targets": targets, "label": self.label, "retries": self.retries}
-        for name in ("after", "follow"):
+        header: dict[str, Any] = {"targets": targets, "label": self.label, "retries": self.retries}
+        named: dict[str, list[str]] = {"after": [], "follow": []}
+        for name in named:
             dependency = dependency_of(getattr(self, name))
             if dependency is not None:
-                options[name] = dependency
+                named[name] = sorted(dependency)
+                header[name] = needs(dependency, self.client)
         if self.timeout:
-            options["timeout"] = float(self.timeout)
-        return options
+            header["timeout"] = float(self.timeout)
+        return Options(header, **named)
 
     def _submit(
-        self, request: MapRequest, function: bytes, offsets: array[int], items: Any, options: dict[str, Any]
+        self, request: MapRequest, function: bytes, offsets: array[int], items: Any, options: Options | None = None
     ) -> None:
-        """Send a map of tasks that are packed already; `options`: from _options()."""
+        """Send a map of tasks that are packed already; `options` None: as the flags are now."""
         self.client._some_engines()
-        header: dict[str, Any] = {"type": "map", "id": 0, "tasks": request.count, **options}
-        request.label = header["label"] = options["label"] if request.label is None else request.label
-        for name in ("after", "follow"):
-            if name in options:
-                setattr(request, name, sorted(options[name]))
-                header[name] = needs(options[name], self.client)
+        options = options or self._options()
+        header: dict[str, Any] = {"type": "map", "id": 0, "tasks": request.count, **options.header}
+        request.label = header["label"] = header["label"] if request.label is None else request.label
+        request.after, request.follow = options.after, options.follow
         self.client._session.submit(request, header, [function, memoryview(offsets).cast("B"), items])
         self._record(request)
 
@@ -89,7 +97,7 @@ class LoadBalancedView(View):
         request = MapRequest(name, 1)
         offsets, items = pack([args])
         if block:
-            self._submit(request, function, offsets, items, self._options())
+            self._submit(request, function, offsets, items)
             self.client._session.wait(lambda: request.done)
             succeeded, value = request.outcome(0)
             if not succeeded:
@@ -98,7 +106,7 @@ class LoadBalancedView(View):
         from .asyncresult import AsyncResult
 
         result = AsyncResult(self.client, [request], fname=name, single=True)._watch()
-        self._submit(request, function, offsets, items, self._options())
+        self._submit(request, function, offsets, items)
         return result
 
     # -- maps ----------------------------------------------------------------------------------------------------
@@ -163,7 +171,7 @@ class LoadBalancedView(View):
             sizes=sizes,
             join=join,
         )._watch()
-        self._submit(request, function, offsets, packed, self._options())
+        self._submit(request, function, offsets, packed)
         return result
 
     def imap(

@@ -338,7 +338,7 @@ class MapRequest(Request):
 
     def __init__(self, name: str, tasks: int, label: str | None = None) -> None:
         super().__init__(name, tasks, label)
-        #: The msg_ids that its tasks wait for.
+        #: The msg_ids that its tasks wait for; lists that all of its metadata share.
         self.after: list[str] = []
         self.follow: list[str] = []
         #: How often tasks were tried, those that were not tried just once.
@@ -406,7 +406,7 @@ class MapRequest(Request):
 
     def _times_and_output(self, slot: int) -> Metadata:
         metadata = super()._times_and_output(slot)
-        metadata["after"], metadata["follow"] = list(self.after), list(self.follow)
+        metadata["after"], metadata["follow"] = self.after, self.follow
         metadata["tries"] = self._tries.get(slot, 1)
         return metadata
 
