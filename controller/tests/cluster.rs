@@ -62,11 +62,11 @@ impl Cluster {
     }
 
     fn join(self) {
-        self.join_as(Ended::Together);
+        self.join_as(&Ended::Together);
     }
 
-    fn join_as(self, end: Ended) {
-        assert_eq!(self.controller.join().expect("no panic"), end);
+    fn join_as(self, end: &Ended) {
+        assert_eq!(self.controller.join().expect("no panic"), *end);
         self.engines.into_iter().for_each(|engine| engine.join().expect("no panic"));
         assert!(!self.directory.path().join("test").exists(), "the cluster's directory is left behind");
         let sockets = std::fs::read_dir(self.directory.path().join("sockets")).expect("exists").count();
@@ -285,6 +285,6 @@ fn a_broadcast_goes_on_when_the_engine_dies_that_was_to_pass_it_on() {
     let mut late = cluster.client();
     assert!(matches!(late.hear().0, ToClient::Engines { lost, .. } if lost.len() == 1));
     client.say(&FromClient::Shutdown { id: 4 }, vec![]);
-    cluster.join_as(Ended::WithoutTheDead);
+    cluster.join_as(&Ended::WithoutTheDead);
     assert_eq!(nanny.stream.read(&mut [0; 64]).expect("is let go"), 0);
 }
