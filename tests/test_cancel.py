@@ -102,3 +102,19 @@ def test_futures_of_the_executor(rc: Client, gate: Gate, busy: AsyncResult) -> N
         assert is_cancelled(future)
         gate.open()
         assert executor.submit(operator.neg, 2).result(timeout=60) == -2
+
+
+def test_an_interrupt_hits_the_running_tasks_of_one_call_alone(rc: Client, gate: Gate) -> None:
+    hit = rc.load_balanced_view(targets=[0, 1]).map_async(pass_gate, [0, 1], [gate.folder] * 2)
+    spared = rc.load_balanced_view(targets=[2, 3]).map_async(pass_gate, [0, 1], [gate.folder] * 2)
+    direct = rc[0].apply_async(operator.neg, 1)
+    gate.wait_for_marks(4)
+    hit.interrupt()
+    with pytest.raises(ipp.CompositeError, match="KeyboardInterrupt"):
+        hit.get(timeout=60)
+    assert direct.get(timeout=60) == -1
+    assert not spared.done()
+    gate.open()
+    assert len(spared.get(timeout=60)) == 2
+    hit.interrupt()  # nothing of it runs
+    assert rc[:].apply_sync(operator.neg, 1) == [-1] * 4

@@ -253,6 +253,8 @@ class FakeController:
     def _on_abort(self, header, buffers):
         self._answer({"type": "done", "id": header["id"]})
 
+    _on_interrupt = _on_abort
+
     def _on_status(self, header, buffers):
         self._answer(
             {

@@ -61,6 +61,13 @@ pub enum FromClient {
         /// On which engines.
         targets: Targets,
     },
+    /// Interrupts user code of these requests, wherever it runs now, and nothing else. Overtakes requests.
+    Interrupt {
+        /// The client's number of this request.
+        id: RequestId,
+        /// Which requests.
+        requests: Vec<RequestId>,
+    },
     /// Asks for the state of the cluster.
     Status {
         /// The client's number of this request.

@@ -34,6 +34,8 @@ pub enum Cargo {
     Direct(Direct),
     /// A signal for user code.
     Signal(i32),
+    /// SIGINT for user code, if it is of one of these requests.
+    Interrupt(Vec<RequestKey>),
     /// Nothing of these requests is to start any more.
     Abort(Vec<RequestKey>),
     /// These maps are finished: their functions can be dropped.

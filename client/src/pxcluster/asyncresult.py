@@ -191,6 +191,15 @@ class AsyncResult(Future[Any]):
             session.wait(lambda: self._all_done() or not self._may_be_cancelled(), _CONFIRMED)
         return self.cancelled()
 
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in what engines run of this call now, and in nothing else.
+
+        Not in ipyparallel. What has not started goes on afterwards: :meth:`abort` it before.
+        """
+        pending = [request.id for request in self._requests if not request.done]
+        if pending:
+            self._client._session.request({"type": "interrupt", "id": 0, "requests": pending})
+
     def cancelled(self) -> bool:
         """Whether every call or task was aborted before it started."""
         if self._parts is not None:

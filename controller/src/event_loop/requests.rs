@@ -2,6 +2,7 @@
 
 use super::{Answer, Controller, ControllerError, host};
 use crate::inbox::ConnectionId;
+use bytes::Bytes;
 use pxcluster_protocol::frame::Frame;
 use pxcluster_protocol::from_client::{self, FromClient, Targets};
 use pxcluster_protocol::to_client::{ClusterStatus, EngineStatus, ToClient};
@@ -36,31 +37,27 @@ impl<T: Transport> Controller<T> {
             FromClient::Map { id, tasks, targets, label: _, retries, after, follow, timeout } => {
                 let subset = targets.is_some();
                 let Some(targets) = self.resolve(key(id), targets) else { return Ok(()) };
-                let targets = subset.then_some(targets);
                 let waits =
                     self.dependency(client, after).and_then(|after| Ok((after, self.dependency(client, follow)?)));
-                let (after, follow) = match waits {
-                    Ok(waits) => waits,
-                    Err(error) => {
-                        self.fail(key(id), "InvalidDependency", error.to_string());
-                        return Ok(());
+                match waits {
+                    Ok((after, follow)) => {
+                        let targets = subset.then_some(targets);
+                        let new = NewMap { key: key(id), tasks, targets, retries, after, follow };
+                        self.submit_map(new, timeout, frame.buffers)?;
                     }
-                };
-                if let Err(error) = self.maps.insert(key(id), tasks, frame.buffers) {
-                    self.fail(key(id), "ValueError", error.to_string());
-                    return Ok(());
+                    Err(error) => self.fail(key(id), "InvalidDependency", error.to_string()),
                 }
-                if let Some(seconds) = timeout {
-                    self.timeouts.add(key(id), seconds);
-                }
-                let new = NewMap { key: key(id), tasks, targets, retries, after, follow };
-                self.decide(Event::Map(new), &Answer::default())?;
             }
             FromClient::Signal { id, signum, targets } => {
                 if let Some(targets) = self.resolve(key(id), targets) {
                     self.broadcast(&targets, &Cargo::Signal(signum))?;
                     self.clients.send(client, &ToClient::Done { id }, vec![]);
                 }
+            }
+            FromClient::Interrupt { id, requests } => {
+                let keys = requests.into_iter().map(key).collect();
+                self.broadcast(&self.living(), &Cargo::Interrupt(keys))?;
+                self.clients.send(client, &ToClient::Done { id }, vec![]);
             }
             FromClient::Abort { id, requests, targets } => {
                 let keys = requests.map_or_else(
@@ -122,6 +119,17 @@ impl<T: Transport> Controller<T> {
             return None;
         }
         Some(targets.into_iter().collect())
+    }
+
+    fn submit_map(&mut self, new: NewMap, timeout: Option<f64>, buffers: Vec<Bytes>) -> Result<(), ControllerError> {
+        if let Err(error) = self.maps.insert(new.key, new.tasks, buffers) {
+            self.fail(new.key, "ValueError", error.to_string());
+            return Ok(());
+        }
+        if let Some(seconds) = timeout {
+            self.timeouts.add(new.key, seconds);
+        }
+        self.decide(Event::Map(new), &Answer::default())
     }
 
     /// What a client's dependency names.

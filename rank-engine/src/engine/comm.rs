@@ -156,6 +156,11 @@ impl Comm {
             }
             Cargo::Direct(direct) => shared.put_direct(self.me, &direct, body),
             Cargo::Signal(signal) => interrupt(shared, signal),
+            Cargo::Interrupt(keys) => {
+                if shared.running_request().is_some_and(|key| keys.contains(&key)) {
+                    interrupt(shared, libc::SIGINT);
+                }
+            }
             Cargo::Abort(keys) => shared.abort(keys),
             Cargo::Forget(keys) => shared.forget(keys),
             Cargo::Shutdown => {

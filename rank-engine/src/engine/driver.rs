@@ -9,6 +9,7 @@
 use super::comm::{Comm, Turn};
 use super::shared::{Piece, Shared};
 use crate::nanny::Nanny;
+use pxcluster_transport::Transport;
 use pxcluster_transport::doorbell::Sleeper;
 use pxcluster_transport::mpi::{Bell, MpiTransport};
 use std::io::Write;
@@ -29,7 +30,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(transport: MpiTransport, nanny: Arc<Nanny>) -> anyhow::Result<Self> {
         let bell = transport.bell();
-        let shared = Shared::new(bell.clone(), nanny.page());
+        let shared = Shared::new(bell.clone(), nanny.page(), transport.size() - 1);
         Ok(Self { shared, comm: Mutex::new(Comm::new(transport, nanny)?), bell })
     }
 

@@ -109,9 +109,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(bell: Bell, page: &'static Page) -> Self {
+    pub(super) fn new(bell: Bell, page: &'static Page, engines: u32) -> Self {
+        let outbox = Outbox::new(engines);
         Self {
-            state: Mutex::new(State { page: Some(page), ..State::default() }),
+            state: Mutex::new(State { page: Some(page), outbox, ..State::default() }),
             bell,
             user_code: AtomicBool::new(false),
             batches: AtomicU64::new(0),
@@ -220,6 +221,12 @@ impl Shared {
     /// Whether Python runs user code, so that it may be interrupted.
     pub(super) fn runs_user_code(&self) -> bool {
         self.user_code.load(Ordering::SeqCst)
+    }
+
+    /// The request that the main thread runs.
+    pub(super) fn running_request(&self) -> Option<RequestKey> {
+        let state = self.lock();
+        state.running.as_ref().map(|(_, Running::Direct { key, .. } | Running::Tasks { key, .. })| *key)
     }
 
     /// Exit status of Python, once it has ended.
