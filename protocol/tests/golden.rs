@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::Path;
 
-const FROM_CLIENT: [&str; 11] = [
+const FROM_CLIENT: [&str; 12] = [
     "hello",
     "direct",
     "map",
