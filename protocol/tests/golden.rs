@@ -9,10 +9,27 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::Path;
 
-const FROM_CLIENT: [&str; 11] =
-    ["hello", "direct", "map", "signal", "abort", "status_request", "shutdown", "kill", "goodbye", "death", "silent"];
-const TO_CLIENT: [&str; 12] = [
+const FROM_CLIENT: [&str; 14] = [
+    "hello",
+    "hello_again",
+    "direct",
+    "map",
+    "signal",
+    "abort",
+    "status_request",
+    "shutdown",
+    "kill",
+    "received",
+    "fetch",
+    "goodbye",
+    "death",
+    "silent",
+];
+const TO_CLIENT: [&str; 15] = [
     "welcome",
+    "welcome_again",
+    "request_map",
+    "request_direct",
     "refused",
     "reply",
     "results",
