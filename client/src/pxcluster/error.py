@@ -218,6 +218,7 @@ _WHOLE: dict[str, type[Exception]] = {
     "DependencyTimeout": DependencyTimeout,
     "InvalidDependency": InvalidDependency,
     "IndexError": IndexError,
+    "KeyError": KeyError,
     "ValueError": ValueError,
 }
 
