@@ -68,7 +68,10 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
     "received": ({"type": "received", "frames": 300}, []),
     "fetch": ({"type": "fetch", "id": 8, "session": "5e55", "request": 2}, []),
     "goodbye": ({"type": "goodbye"}, []),
-    "death": ({"type": "death", **_NANNY, "signal": 11, "code": None, "running": {"client": 2, "request": 7, "task": 41}}, []),
+    "death": (
+        {"type": "death", **_NANNY, "signal": 11, "code": None, "running": {"client": 2, "request": 7, "task": 41}},
+        [],
+    ),
     "silent": ({"type": "silent", **_NANNY, "seconds": 30.5}, []),
     "welcome": (
         {

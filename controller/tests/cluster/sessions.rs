@@ -44,7 +44,7 @@ fn indices(column: &[u8]) -> Vec<u32> {
 /// Hears results of map `id` until all tasks have one; how many frames that were.
 fn hear_map(client: &mut Client, id: u64, seen: &mut [u32]) -> u64 {
     let mut frames = 0;
-    while seen.iter().any(|count| *count == 0) {
+    while seen.contains(&0) {
         let (header, columns) = client.hear();
         assert!(matches!(header, ToClient::Results { id: same } if same == id), "{header:?}");
         indices(&columns[0]).into_iter().for_each(|task| seen[task as usize] += 1);
