@@ -46,6 +46,8 @@ class FakeController:
         self.errors = []
         self.result_order = iter  # how the results of a map are ordered
         self.results_per_frame = 3
+        self.resumes = False  # whether sessions go on over other connections
+        self.last_request = 0
         self.hold = threading.Event()
         self._held = []
         self._lock = threading.Lock()
@@ -142,9 +144,12 @@ class FakeController:
 
     def _on_hello(self, header, buffers):
         if header["key"] != KEY:
-            self._answer({"type": "refused", "reason": "the key is wrong"})
+            self.send({"type": "refused", "reason": "the key is wrong"})
             return
-        self._answer(
+        if header["session"] is not None and not self.resumes:
+            self.send({"type": "refused", "reason": f"session {header['session']} is not known"})
+            return
+        self.send(
             {
                 "type": "welcome",
                 "protocol_version": 1,
@@ -156,8 +161,16 @@ class FakeController:
                 "host": "fakehost",
                 "pid": 999,
                 "version": "0.1.0",
+                "last_request": self.last_request if header["session"] else 0,
             }
         )
+
+    def _on_received(self, header, buffers):
+        self.confirmed = header["frames"]
+
+    def _on_fetch(self, header, buffers):
+        message = "its results are not kept any more"
+        self._answer({"type": "failed", "id": header["id"], "ename": "KeyError", "message": message})
 
     def _on_direct(self, header, buffers):
         content = serialize.loads(buffers) if buffers else None

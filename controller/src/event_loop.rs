@@ -2,10 +2,11 @@
 
 mod deaths;
 mod requests;
+mod sessions;
 mod unrun;
 
 use crate::Settings;
-use crate::certificate::{Identity, IdentityError, random_hex};
+use crate::certificate::{Identity, IdentityError};
 use crate::clients::Clients;
 use crate::files::{ClusterFiles, ClusterLock, FilesError};
 use crate::inbox::{Inbox, Notice};
@@ -14,13 +15,14 @@ use crate::listener::{LAST_FRAMES, ListenError, RemoteListener, serve_local};
 use crate::maps::{self, Maps};
 use crate::nannies::Nannies;
 use crate::relays::Relays;
+use crate::spill::Spill;
 use crate::timeouts::Timeouts;
 use bytes::Bytes;
 use nix::unistd::Pid;
 use pxcluster_protocol::codec::{self, CodecError};
 use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::from_client::DirectKind;
-use pxcluster_protocol::to_client::{EngineInfo, ToClient, Welcome};
+use pxcluster_protocol::to_client::{EngineInfo, ToClient};
 use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, ReportTo, Steal, ToEngine};
 use pxcluster_protocol::{EngineId, EngineSet, PROTOCOL_VERSION, Rank, RequestKey, Status, VERSION};
@@ -140,12 +142,13 @@ pub struct Controller<T: Transport> {
 impl<T: Transport> Controller<T> {
     /// A controller that has not started.
     pub fn new(transport: T, settings: Settings, files: ClusterFiles) -> Self {
+        let clients = Clients::new(settings.bounds.results, Spill::new(settings.bounds.spill.clone()));
         Self {
             settings,
             transport,
             files,
             scheduler: scheduler::Controller::new(GrantPolicy::default()),
-            clients: Clients::default(),
+            clients,
             maps: Maps::default(),
             bodies: BTreeMap::new(),
             engines: BTreeMap::new(),
@@ -174,7 +177,7 @@ impl<T: Transport> Controller<T> {
 
     async fn run_inside(mut self, _lock: ClusterLock) -> Result<Ended, ControllerError> {
         let identity = Identity::new()?;
-        let (inbox, mut notices) = Inbox::new();
+        let (inbox, mut notices) = Inbox::new(self.settings.bounds.requests);
         serve_local(&self.files.socket(std::process::id()), &identity, &inbox)?;
         let opened = RemoteListener::open(self.settings.port, &identity, inbox);
         let (result, remote) = match opened {
@@ -190,7 +193,7 @@ impl<T: Transport> Controller<T> {
                 tokio::task::yield_now().await;
             }
         }
-        self.clients = Clients::default(); // closes the connections after their last frame
+        self.clients.close();
         self.nannies = Nannies::default(); // lets them go
         tokio::time::sleep(LAST_FRAMES).await;
         drop(remote);
@@ -328,26 +331,7 @@ impl<T: Transport> Controller<T> {
 
     fn handle_notice(&mut self, notice: Notice) -> Result<(), ControllerError> {
         match notice {
-            Notice::Connected { connection, outbox } => {
-                let session = random_hex(8)?;
-                let client = self.clients.add(connection, session.clone(), outbox);
-                let python = self.settings.python.split('.').take(2).collect::<Vec<_>>().join(".");
-                let welcome = Welcome {
-                    protocol_version: PROTOCOL_VERSION,
-                    session,
-                    client_id: client,
-                    cluster_id: self.settings.cluster_id.clone(),
-                    python,
-                    engines: self.engines.values().cloned().collect(),
-                    host: host(),
-                    pid: std::process::id(),
-                    version: VERSION.to_owned(),
-                };
-                self.clients.send(client, &ToClient::Welcome(welcome), vec![]);
-                if let Some(engines) = self.sorrows() {
-                    self.clients.send(client, &engines, vec![]);
-                }
-            }
+            Notice::Connected { connection, link, hello } => self.handle_hello(connection, link, &hello)?,
             Notice::Nanny { connection, outbox, report } => {
                 self.nannies.add(connection, report.nanny().engine, outbox);
                 self.handle_report(report)?;
@@ -362,20 +346,12 @@ impl<T: Transport> Controller<T> {
             }
             Notice::Disconnected { connection } => {
                 if !self.nannies.remove(connection) {
-                    self.forget_client(connection)?;
+                    self.clients.disconnect(connection);
                 }
             }
             Notice::Terminate(signal) => self.stop(&format!("the controller received {signal}"))?,
         }
         Ok(())
-    }
-
-    /// Ends a client's session; dropping its outbox closes the connection.
-    fn forget_client(&mut self, connection: u64) -> Result<(), ControllerError> {
-        match self.clients.remove(connection) {
-            Some(client) => self.decide(Event::ClientGone(client), &Answer::default()),
-            None => Ok(()),
-        }
     }
 
     /// Begins to stop the cluster.
@@ -485,6 +461,7 @@ impl<T: Transport> Controller<T> {
             }
             Action::DirectDone { key, engines } => {
                 self.bodies.remove(&key);
+                self.clients.end_request(key);
                 self.broadcast(&engines, &Cargo::Forget(vec![key]))?;
             }
             Action::Forget { key, engine } => {
@@ -492,15 +469,17 @@ impl<T: Transport> Controller<T> {
             }
             Action::MapDone { key, engines } => {
                 self.maps.remove(key);
+                self.clients.end_request(key);
                 self.broadcast(&engines, &Cargo::Forget(vec![key]))?;
             }
         }
         Ok(())
     }
 
-    fn fail(&self, key: RequestKey, ename: &str, message: String) {
+    fn fail(&mut self, key: RequestKey, ename: &str, message: String) {
         let failed = ToClient::Failed { id: key.request, ename: ename.to_owned(), message };
         self.clients.send(key.client, &failed, vec![]);
+        self.clients.end_request(key);
     }
 }
 

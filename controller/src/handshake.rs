@@ -96,6 +96,7 @@ mod tests {
             host: "h".into(),
             pid: 1,
             session: None,
+            received: None,
         };
         Frame::new(&FromClient::Hello(hello), vec![]).expect("encodes")
     }

@@ -1,7 +1,10 @@
 //! Between the sessions and the event loop: notices one way, frames the other.
 
+use crate::budget::Budget;
 use crate::handshake::{Peer, Report};
 use pxcluster_protocol::frame::Frame;
+use pxcluster_protocol::from_client::Hello;
+use pxcluster_protocol::to_client::ToClient;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
@@ -9,13 +12,34 @@ use tokio::sync::mpsc;
 /// Frames for one client; dropping the sender closes the connection after the last frame.
 pub(crate) type Outbox = mpsc::UnboundedSender<Frame>;
 
+/// What the event loop has of a client's connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) outbox: Outbox,
+    pub(crate) budget: Budget,
+}
+
+impl Link {
+    /// Queues a frame; a connection that is closing loses it.
+    pub(crate) fn put(&self, frame: Frame) {
+        let _its_end_will_be_told = self.outbox.send(frame);
+    }
+
+    /// The same with a frame without buffers.
+    pub(crate) fn send(&self, header: &ToClient) {
+        if let Ok(frame) = Frame::new(header, vec![]) {
+            self.put(frame);
+        }
+    }
+}
+
 /// Number of a connection, given by the socket thread; the event loop maps it to a client.
 pub(crate) type ConnectionId = u64;
 
 /// What the sockets tell the event loop.
 pub(crate) enum Notice {
     /// A client has shown the key.
-    Connected { connection: ConnectionId, outbox: Outbox },
+    Connected { connection: ConnectionId, link: Link, hello: Box<Hello> },
     /// An engine's nanny has shown the key.
     Nanny { connection: ConnectionId, outbox: Outbox, report: Report },
     /// A client, or a nanny, sends a frame.
@@ -31,12 +55,14 @@ pub(crate) enum Notice {
 pub(crate) struct Inbox {
     notices: mpsc::UnboundedSender<Notice>,
     connections: Arc<AtomicU64>,
+    /// Bytes of requests under way, per client.
+    requests: usize,
 }
 
 impl Inbox {
-    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Notice>) {
+    pub(crate) fn new(requests: usize) -> (Self, mpsc::UnboundedReceiver<Notice>) {
         let (notices, receiver) = mpsc::unbounded_channel();
-        (Self { notices, connections: Arc::default() }, receiver)
+        (Self { notices, connections: Arc::default(), requests }, receiver)
     }
 
     pub(crate) fn put(&self, notice: Notice) {
@@ -44,12 +70,17 @@ impl Inbox {
         let _closed = self.notices.send(notice);
     }
 
-    pub(crate) fn connect(&self, peer: Peer, outbox: Outbox) -> ConnectionId {
+    /// A peer has shown the key: the number of its connection, and its budget.
+    pub(crate) fn connect(&self, peer: Peer, outbox: Outbox) -> (ConnectionId, Budget) {
+        let budget = Budget::new(self.requests);
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         self.put(match peer {
-            Peer::Client(_) => Notice::Connected { connection, outbox },
+            Peer::Client(hello) => {
+                let link = Link { outbox, budget: budget.clone() };
+                Notice::Connected { connection, link, hello: Box::new(hello) }
+            }
             Peer::Nanny(report) => Notice::Nanny { connection, outbox, report },
         });
-        connection
+        (connection, budget)
     }
 }

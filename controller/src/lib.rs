@@ -5,6 +5,9 @@
 //! own host; it sleeps on their sockets and the doorbell together. Another runs the TLS sessions of clients elsewhere.
 //! This crate has the only listening sockets and the only server side of TLS.
 
+mod archive;
+mod bounds;
+mod budget;
 mod certificate;
 mod clients;
 mod event_loop;
@@ -13,12 +16,15 @@ mod handshake;
 mod inbox;
 mod interfaces;
 mod listener;
+mod mailbox;
 mod maps;
 mod nannies;
 mod relays;
 mod session;
+mod spill;
 mod timeouts;
 
+pub use bounds::Bounds;
 pub use certificate::IdentityError;
 pub use event_loop::{Controller, ControllerError, Ended};
 pub use files::{ClusterFiles, ClusterLock, FilesError};
@@ -38,4 +44,6 @@ pub struct Settings {
     pub slurm_job_id: Option<String>,
     /// Whether every engine has a nanny, so that an engine may die.
     pub nannies: bool,
+    /// What clients may make rank 0 keep.
+    pub bounds: Bounds,
 }

@@ -53,11 +53,15 @@ where
         Peer::Nanny(report) => tracing::info!("{peer}: the nanny of engine {}", report.nanny().engine),
     }
     let (outbox, frames) = mpsc::unbounded_channel();
-    let connection = inbox.connect(introduced, outbox);
+    let (connection, budget) = inbox.connect(introduced, outbox);
     let reading = async {
         loop {
+            budget.room().await;
             match read_frame(&mut reader, &mut buffer, Limits::CLIENT).await {
-                Ok(Some(frame)) => inbox.put(Notice::Frame { connection, frame }),
+                Ok(Some(frame)) => {
+                    budget.take(frame.encoded_len());
+                    inbox.put(Notice::Frame { connection, frame });
+                }
                 Ok(None) => return tracing::info!("{peer}: disconnected"),
                 Err(error) => return tracing::warn!("{peer}: {error}, cut off"),
             }

@@ -1,7 +1,7 @@
 //! A whole controller against engines and clients that are threads of this test: real sockets, loopback transport.
 
 use bytes::{Bytes, BytesMut};
-use pxcluster_controller::{ClusterFiles, Controller, Ended, Settings};
+use pxcluster_controller::{Bounds, ClusterFiles, Controller, Ended, Settings};
 use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::frame::{self, Frame, Limits};
 use pxcluster_protocol::from_client::{Death, DirectKind, FromClient, Hello, Nanny};
@@ -27,14 +27,24 @@ struct Cluster {
 
 impl Cluster {
     fn start(engines: u32) -> Self {
+        Self::with(engines, Bounds::default())
+    }
+
+    fn with(engines: u32, bounds: Bounds) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut ranks = loopback::world(engines + 1).expect("sockets").into_iter();
         let first = ranks.next().expect("rank 0");
         let engines = ranks.map(|rank| std::thread::spawn(move || echo(rank))).collect();
         let files = ClusterFiles::below(directory.path(), directory.path().join("sockets"), "test");
         let lock = files.claim().expect("free");
-        let settings =
-            Settings { cluster_id: "test".into(), port: 0, python: "3.11.7".into(), slurm_job_id: None, nannies: true };
+        let settings = Settings {
+            cluster_id: "test".into(),
+            port: 0,
+            python: "3.11.7".into(),
+            slurm_job_id: None,
+            nannies: true,
+            bounds,
+        };
         let controller = std::thread::spawn(move || Controller::new(first, settings, files).run(lock).expect("runs"));
         Self { directory, controller, engines }
     }
@@ -134,6 +144,7 @@ fn hello(key: &str) -> Hello {
         host: "here".into(),
         pid: 2,
         session: None,
+        received: None,
     }
 }
 
@@ -154,6 +165,15 @@ impl Client {
         self.stream.write_all(&frame.encode()).expect("is connected");
     }
 
+    /// Each task's item is its index.
+    fn map(&mut self, id: u64, tasks: u32) {
+        let items: Vec<u8> = (0..tasks).flat_map(u32::to_le_bytes).collect();
+        let offsets: Vec<u8> = (0..=u64::from(tasks)).flat_map(|task| (4 * task).to_le_bytes()).collect();
+        let (targets, label) = (None, None);
+        let map = FromClient::Map { id, tasks, targets, label, retries: 0, after: None, follow: None, timeout: None };
+        self.say(&map, vec!["function".into(), offsets.into(), items.into()]);
+    }
+
     fn hear(&mut self) -> (ToClient, Vec<Bytes>) {
         loop {
             if let Some(frame) = frame::decode(&mut self.buffer, Limits::CLIENT).expect("well formed") {
@@ -166,6 +186,9 @@ impl Client {
         }
     }
 }
+
+#[path = "cluster/sessions.rs"]
+mod sessions;
 
 #[test]
 fn every_target_of_a_direct_request_answers_once() {
@@ -193,20 +216,8 @@ fn every_target_of_a_direct_request_answers_once() {
 fn every_task_of_a_map_comes_back_once_with_its_own_payload() {
     let cluster = Cluster::start(3);
     let mut client = cluster.client();
-    let tasks = 1000u32;
-    let items: Vec<u8> = (0..tasks).flat_map(u32::to_le_bytes).collect();
-    let offsets: Vec<u8> = (0..=u64::from(tasks)).flat_map(|task| (4 * task).to_le_bytes()).collect();
-    let map = FromClient::Map {
-        id: 9,
-        tasks,
-        targets: None,
-        label: None,
-        retries: 0,
-        after: None,
-        follow: None,
-        timeout: None,
-    };
-    client.say(&map, vec!["function".into(), offsets.into(), items.into()]);
+    let tasks = 1000;
+    client.map(9, tasks);
     let mut seen = vec![0; tasks as usize];
     while seen.iter().sum::<i32>() < tasks as i32 {
         let (ToClient::Results { id: 9 }, columns) = client.hear() else { panic!("not results") };

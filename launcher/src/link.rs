@@ -63,6 +63,7 @@ impl Link {
             host: host_name(),
             pid: std::process::id(),
             session: None,
+            received: None,
         }))?;
         loop {
             match link.receive()? {

@@ -85,6 +85,21 @@ pub enum FromClient {
         /// Which ones.
         targets: Targets,
     },
+    /// How many frames of answers (`reply`, `results`, `output`, `failed`, `done`, `request`) the client has had in this
+    /// session. The controller keeps them until then.
+    Received {
+        /// Since the session began.
+        frames: u64,
+    },
+    /// Asks for the answers to a request of this or another session, those to come included, under an id of its own.
+    Fetch {
+        /// The client's number of this request, with which the answers come.
+        id: RequestId,
+        /// The session whose request it is; `None`: the sender's own.
+        session: Option<String>,
+        /// The request.
+        request: RequestId,
+    },
     /// The client leaves on purpose.
     Goodbye,
     /// From an engine's nanny, first or after `silent`: the engine has died. The connection stays open until the cluster
@@ -92,6 +107,24 @@ pub enum FromClient {
     Death(Death),
     /// From an engine's nanny, first or again: the engine has said nothing for a while, or is heard again.
     Silent(Silent),
+}
+
+impl FromClient {
+    /// The client's number of the request, if it is one.
+    pub fn id(&self) -> Option<RequestId> {
+        match self {
+            Self::Direct { id, .. }
+            | Self::Map { id, .. }
+            | Self::Signal { id, .. }
+            | Self::Abort { id, .. }
+            | Self::Interrupt { id, .. }
+            | Self::Status { id }
+            | Self::Shutdown { id }
+            | Self::Kill { id, .. }
+            | Self::Fetch { id, .. } => Some(*id),
+            Self::Hello(_) | Self::Received { .. } | Self::Goodbye | Self::Death(_) | Self::Silent(_) => None,
+        }
+    }
 }
 
 /// The end of an engine's process. Exactly one of signal and exit code is there.
@@ -186,6 +219,9 @@ pub struct Hello {
     pub pid: u32,
     /// A session to resume; `None` begins a new one.
     pub session: Option<String>,
+    /// Frames of answers that it has had in the resumed session; `None`: it knows nothing of it and will fetch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<u64>,
 }
 
 /// What an engine does with a direct request.

@@ -1,5 +1,6 @@
 //! Controller → client: headers of the frames and what their buffers are.
 
+use crate::from_client::DirectKind;
 use crate::{ClientId, EngineId, RequestId, Status, TaskIndex};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,19 @@ pub enum ToClient {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         silent: Vec<LostEngine>,
     },
+    /// What a fetched request is; its answers come after this, with the id of the fetch.
+    Request {
+        /// The fetch.
+        id: RequestId,
+        /// What kind of request it is.
+        kind: RequestKind,
+        /// The user's name for it.
+        label: Option<String>,
+        /// Number of tasks of a map.
+        tasks: u32,
+        /// Targets of a direct request.
+        targets: Vec<EngineId>,
+    },
     /// A signal, abort or kill request has been carried out.
     Done {
         /// The request.
@@ -77,6 +91,36 @@ pub enum ToClient {
     },
     /// To an engine's nanny: end your engine.
     KillEngine,
+}
+
+impl ToClient {
+    /// The request that it is an answer to, if it is kept until the client has confirmed it; `status` is not.
+    pub fn answers(&self) -> Option<RequestId> {
+        match self {
+            Self::Reply { id, .. }
+            | Self::Results { id }
+            | Self::Output { id, .. }
+            | Self::Failed { id, .. }
+            | Self::Request { id, .. }
+            | Self::Done { id } => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// The same answer to another request.
+    #[must_use]
+    pub fn readdressed(mut self, to: RequestId) -> Self {
+        if let Self::Reply { id, .. }
+        | Self::Results { id }
+        | Self::Output { id, .. }
+        | Self::Failed { id, .. }
+        | Self::Request { id, .. }
+        | Self::Done { id } = &mut self
+        {
+            *id = to;
+        }
+        self
+    }
 }
 
 /// What a client must know of the cluster.
@@ -100,6 +144,25 @@ pub struct Welcome {
     pub pid: u32,
     /// The controller's version of pxcluster.
     pub version: String,
+    /// Of a resumed session: the highest id of a request that has arrived.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last_request: RequestId,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What kind of request was fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestKind {
+    /// Load-balanced tasks.
+    Map,
+    /// A direct request.
+    #[serde(untagged)]
+    Direct(DirectKind),
 }
 
 /// An engine as clients see it.

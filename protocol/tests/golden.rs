@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::Path;
 
-const FROM_CLIENT: [&str; 12] = [
+const FROM_CLIENT: [&str; 15] = [
     "hello",
+    "hello_again",
     "direct",
     "map",
     "signal",
@@ -19,12 +20,17 @@ const FROM_CLIENT: [&str; 12] = [
     "status_request",
     "shutdown",
     "kill",
+    "received",
+    "fetch",
     "goodbye",
     "death",
     "silent",
 ];
-const TO_CLIENT: [&str; 12] = [
+const TO_CLIENT: [&str; 15] = [
     "welcome",
+    "welcome_again",
+    "request_map",
+    "request_direct",
     "refused",
     "reply",
     "results",

@@ -3,7 +3,7 @@
 
 use crate::cli::Flags;
 use crate::python::Probe;
-use pxcluster_controller::{ClusterFiles, Controller, ControllerError, Ended, Settings};
+use pxcluster_controller::{Bounds, ClusterFiles, Controller, ControllerError, Ended, Settings};
 use pxcluster_protocol::EngineSet;
 use pxcluster_protocol::to_engine::{Cargo, Setup};
 use pxcluster_transport::mpi::World;
@@ -18,10 +18,10 @@ pub(crate) fn run(world: &World, flags: &Flags, probe: Probe) -> anyhow::Result<
     }
     let everybody = EngineSet::first(world.size() - 1);
     let prepared = prepare(flags, probe);
-    let (files, lock, version) = match prepared {
-        Ok((files, lock, setup, version)) => {
+    let (files, lock, version, bounds) = match prepared {
+        Ok((files, lock, setup, version, bounds)) => {
             relay(&mut transport, &everybody, &Cargo::Setup(setup), &[])?;
-            (files, lock, version)
+            (files, lock, version, bounds)
         }
         Err(error) => {
             relay(&mut transport, &everybody, &Cargo::Shutdown, &[])?;
@@ -35,6 +35,7 @@ pub(crate) fn run(world: &World, flags: &Flags, probe: Probe) -> anyhow::Result<
         python: version,
         slurm_job_id: std::env::var("SLURM_JOB_ID").ok(),
         nannies: !flags.no_nanny,
+        bounds,
     };
     match Controller::new(transport, settings, files).run(lock) {
         Ok(Ended::Together) => Ok(ExitCode::SUCCESS),
@@ -49,12 +50,13 @@ pub(crate) fn run(world: &World, flags: &Flags, probe: Probe) -> anyhow::Result<
     }
 }
 
-type Prepared = (ClusterFiles, pxcluster_controller::ClusterLock, Setup, String);
+type Prepared = (ClusterFiles, pxcluster_controller::ClusterLock, Setup, String, Bounds);
 
 fn prepare(flags: &Flags, probe: Probe) -> anyhow::Result<Prepared> {
+    let bounds = Bounds::from_variables(|name| std::env::var(name).ok())?;
     let files = ClusterFiles::locate(&flags.cluster_id)?;
     let lock = files.claim()?;
     let python = probe.wait()?;
     let setup = Setup { cluster_id: flags.cluster_id.clone(), python: python.executable, libpython: python.libpython };
-    Ok((files, lock, setup, python.version))
+    Ok((files, lock, setup, python.version, bounds))
 }

@@ -40,6 +40,9 @@ class Client:
     ``$PXCLUSTER_CLUSTER_ID``, or ``default``) is waited for, up to `timeout` seconds. Arguments of ipyparallel's
     Client that name profiles, tunnels and sockets are accepted and ignored.
 
+    `resume`: the :attr:`session_name` of a client that is gone; this one takes its place, and :meth:`get_result`
+    fetches what it had asked for. A client that only loses its connection resumes its session by itself.
+
     The first Client in IPython makes ``%px`` run on all engines.
 
     Raises OSError (no connection file, or a stale one), PermissionError or ValueError (an unusable one),
@@ -55,6 +58,7 @@ class Client:
         *,
         cluster_id: str | None = None,
         timeout: float = 10,
+        resume: str | None = None,
         profile: str = "",
         cluster: Any = None,
         **ignored: Any,
@@ -68,12 +72,8 @@ class Client:
         else:
             self._info = connection.check(dict(connection_info))
             shown = "(given as a dict)"
-        channel = connection.connect(self._info, shown, timeout)
-        try:
-            self._session = Session(channel, self._info["key"], timeout)
-        except BaseException:
-            channel.close()
-            raise
+        info = self._info
+        self._session = Session(lambda seconds: connection.connect(info, shown, seconds), info["key"], timeout, resume)
         self._requests: list[tuple[int, int]] = []
         #: Engines of direct calls on several of them, where they are not 0, 1, 2, …
         self._targets: dict[int, Sequence[int]] = {}
@@ -92,6 +92,11 @@ class Client:
     def __repr__(self) -> str:
         state = "closed" if self._session.lost is not None else f"{len(self)} engines"
         return f"<Client of cluster {self._session.cluster_id!r}: {state}>"
+
+    @property
+    def session_name(self) -> str:
+        """The name of the session, with which another process can resume it; msg_ids begin with it."""
+        return self._session.name
 
     # -- engines -------------------------------------------------------------------------------------------------
 
@@ -396,7 +401,8 @@ class Client:
     def get_result(self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True) -> AsyncResult:
         """The AsyncResult of a msg_id or of an index into the history (default: the last), or of a list of them.
 
-        Results are kept only as long as somebody holds them: otherwise KeyError.
+        Results that nobody holds here, those of other clients too, are fetched from the cluster; what comes of them
+        later also arrives. It keeps what was not delivered, and 16 MiB of what was; KeyError for what is not kept.
         """
         from .jobs import result_of
 

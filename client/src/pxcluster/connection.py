@@ -97,11 +97,16 @@ def check(content: Any, shown: str = "connection info") -> dict[str, Any]:
     return content
 
 
+class Unreachable(ConnectionRefusedError):
+    """No address answers, and not all say that nobody listens: the controller may be there."""
+
+
 def connect(info: Mapping[str, Any], shown: str, timeout: float) -> Channel:
     """Open the channel that `info` describes: the Unix socket on the same host, otherwise TLS to each address."""
     from . import channel
 
     problems: list[str] = []
+    kind: type[ConnectionRefusedError] = ConnectionRefusedError
     same_host = info["host"] == socket.gethostname()
     if same_host and info["socket"] and os.path.exists(info["socket"]):
         try:
@@ -117,8 +122,10 @@ def connect(info: Mapping[str, Any], shown: str, timeout: float) -> Channel:
         try:
             return channel.connect_tls(address, info["certificate"], timeout)
         except (OSError, ValueError) as problem:
+            if not isinstance(problem, ConnectionRefusedError):
+                kind = Unreachable
             problems.append(f"{address}: {getattr(problem, 'strerror', None) or problem}")
-    raise ConnectionRefusedError(
+    raise kind(
         f"no controller answers where connection file {shown} says (started on {info['host']}, process "
         f"{info['pid']}); it is stale, or this host cannot reach it: " + "; ".join(problems)
     )

@@ -253,6 +253,7 @@ _WHOLE: dict[str, type[Exception]] = {
     "DependencyTimeout": DependencyTimeout,
     "InvalidDependency": InvalidDependency,
     "IndexError": IndexError,
+    "KeyError": KeyError,
     "ValueError": ValueError,
 }
 

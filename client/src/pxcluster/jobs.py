@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from .requests import Request
 
 
+_MSG_ID = re.compile(r"(?P<session>[^_]+)_(?P<request>\d+)(_(?P<slot>\d+))?", re.ASCII)
+
+
 def _slots_of(client: Client, job: Any, known_only: bool) -> list[tuple[Request, int]]:
     """The (request, slot) pairs that a job names. KeyError: nobody holds its result any more; TypeError."""
     if isinstance(job, AsyncResult):
@@ -25,14 +29,25 @@ def _slots_of(client: Client, job: Any, known_only: bool) -> list[tuple[Request,
     if not isinstance(job, str):
         raise TypeError(f"Expected msg_id, int, or AsyncResult, got {job!r}")
     session = client._session
-    rest = job[len(session.name) + 1 :] if job.startswith(session.name + "_") else ""
-    number, _, slot = rest.partition("_")
-    request = session.find(int(number)) if number.isdigit() else None
+    named = _MSG_ID.fullmatch(job)
+    whose, number, slot = (named["session"], int(named["request"]), int(named["slot"] or 0)) if named else ("", 0, 0)
+    request = session.find(number) if whose == session.name else None
     if request is None:
         if known_only:
             return []
-        raise KeyError(f"nobody holds the result of {job!r} any more: keep its AsyncResult")
-    return [(request, int(slot) if slot.isdigit() else 0)]
+        if named is None:
+            raise KeyError(f"{job!r} is not a msg_id: they look like {session.name}_1 or {session.name}_1_0")
+        request = _fetched(client, job, whose, number)
+    if slot >= request.count:
+        raise KeyError(f"{job!r}: the call has only {request.count} results")
+    return [(request, slot)]
+
+
+def _fetched(client: Client, job: str, whose: str, number: int) -> Request:
+    try:
+        return client._session.fetch(whose, number)
+    except KeyError as problem:
+        raise KeyError(f"nobody holds the result of {job!r} any more, and {problem.args[0]}") from None
 
 
 def _listed(jobs: Any) -> tuple[list[Any], bool]:
@@ -86,7 +101,10 @@ class ResultsByName(Mapping[str, Any]):
         self._metadata = metadata
 
     def __getitem__(self, msg_id: str) -> Any:
-        request, slot = _slots_of(self._client, msg_id, False)[0]
+        held = _slots_of(self._client, msg_id, True) if isinstance(msg_id, str) else []
+        if not held:
+            raise KeyError(f"nobody holds the result of {msg_id!r} here; rc.get_result may fetch it")
+        request, slot = held[0]
         if self._metadata:
             return request.metadata(slot)
         if not request.slot_done(slot):

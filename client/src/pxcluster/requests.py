@@ -61,12 +61,14 @@ class Request:
 
     __slots__ = (
         "__weakref__", "_callbacks", "_outputs", "_slot_callbacks", "count", "done", "failure", "id", "label",
-        "listener", "lock", "name", "session", "submitted",
+        "listener", "lock", "name", "origin", "session", "submitted",
     )  # fmt: skip
 
     def __init__(self, name: str, count: int, label: str | None = None) -> None:
         self.id = 0
         self.session = ""
+        #: Session and number of the request whose answers these are, if they were fetched.
+        self.origin: tuple[str, int] | None = None
         self.name = name
         self.count = count
         self.label = label
@@ -193,7 +195,8 @@ class Request:
 
     def msg_id(self, slot: int) -> str:
         """The name of a slot: unique, and known to Client.get_result."""
-        return f"{self.session}_{self.id}" if self.count == 1 else f"{self.session}_{self.id}_{slot}"
+        session, number = self.origin or (self.session, self.id)
+        return f"{session}_{number}" if self.count == 1 else f"{session}_{number}_{slot}"
 
     def execute_result(self, slot: int) -> dict[str, Any] | None:
         """What an execute showed as its result."""
@@ -480,6 +483,32 @@ class ControlRequest(Request):
 
     def outcome(self, slot: int) -> Outcome:
         return (True, None) if self.failure is None else (False, self.failure)
+
+
+class FetchRequest(ControlRequest):
+    """Asks for the answers to request `number` of `session`. `found`: they, when it is done and did not fail."""
+
+    __slots__ = ("found", "number", "whose")
+
+    def __init__(self, session: str, number: int) -> None:
+        super().__init__("fetch")
+        self.whose = session
+        self.number = number
+        self.found: Request | None = None
+
+    def take_answer(self, header: Header) -> Request:
+        """Make the request that the answers belong to."""
+        kind = header["kind"]
+        found: Request
+        if kind == "map":
+            found = MapRequest("map", header["tasks"], header["label"])
+        else:
+            found = DirectRequest(kind, kind, header["targets"], header["label"])
+        found.id = self.id
+        found.session = self.session
+        found.origin = (self.whose, self.number)
+        self.found = found
+        return found
 
 
 def decode_error(status: int, payload: Bytes, msg_id: str) -> Exception:

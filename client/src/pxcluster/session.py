@@ -1,4 +1,7 @@
-"""One connection to a cluster: requests go out, frames come in and fill them.
+"""One session of a cluster: requests go out, frames come in and fill them.
+
+A session outlives its connections. When one is lost while the cluster goes on, the daemon makes another (``_broken`` is
+set meanwhile, and threads wait): the controller has kept what was not confirmed.
 
 Who reads. A thread that waits for something reads the socket itself (the leader); other threads that wait meanwhile
 (followers) sleep on a condition until the leader has dispatched something or leaves. When nobody waits, a daemon
@@ -15,17 +18,17 @@ from __future__ import annotations
 
 import os
 import select
-import socket
-import sys
 import threading
 import weakref
 from collections import deque
 from time import monotonic
 
-from . import __version__, frames
-from .error import ConnectionLost, RemoteEngineError, VersionMismatch, from_failure
+from . import frames
+from .error import ConnectionLost, RemoteEngineError, from_failure
+from .handshake import greet
 from .interrupt import guard
-from .requests import ControlRequest, DirectRequest, MapRequest, Request
+from .reconnect import reconnect
+from .requests import ControlRequest, DirectRequest, FetchRequest, MapRequest, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,27 +37,37 @@ if TYPE_CHECKING:
 
     from .channel import Channel
     from .frames import Bytes, Header
+    from .reconnect import Opener
 
 #: How long a thread looks for the answer before it sleeps, seconds, once in each wait. Engines answer small requests
 #: within that time, and waking a sleeping core would cost a third of the round trip (215 to 145 µs seen, 2 cores).
 _LOOK_OUT = 0.00025
 #: How long the daemon keeps away after it has met a leader, seconds.
 _PARKED = 0.01
+#: Frames that the controller keeps until they are confirmed.
+_ANSWERS = frozenset(("reply", "results", "output", "failed", "done", "request"))
+#: They are confirmed when so many have come, or so many bytes, or with the next request, or when nothing happens.
+_CONFIRM_FRAMES = 256
+_CONFIRM_BYTES = 4 << 20
+_CONFIRM_ALONG = 16
+_CONFIRM_AFTER = 1000.0  # milliseconds
 
 
 class Session:
     """A connection after its handshake. All methods may be called from any thread of the process that made it."""
 
-    def __init__(self, channel: Channel, key: str, timeout: float) -> None:
-        self._channel = channel
-        self._decoder = frames.Decoder()
-        self._poller = select.poll()
-        self._poller.register(channel, select.POLLIN)
-        self._early: list[frames.Frame] = []
+    def __init__(self, reopen: Opener, key: str, timeout: float, resume: str | None = None) -> None:
+        self._reopen = reopen
+        self._key = key
+        self._use(reopen(timeout), frames.Decoder())
         self._process = os.getpid()
         self._closing: str | None = None
-        self._next_id = 0
+        #: Why the connection is lost while another one is made.
+        self._broken: str | None = None
+        #: Frames of answers that have come, those of them that the controller knows of, and bytes since then.
+        self._received = self._confirmed = self._fresh = 0
         self._pending: dict[int, Request] = {}
+        self._fetched: weakref.WeakValueDictionary[tuple[str, int], Request] = weakref.WeakValueDictionary()
         self._known: weakref.WeakValueDictionary[int, Request] = weakref.WeakValueDictionary()
         self._reading = threading.Lock()
         self._sending = threading.Lock()
@@ -72,11 +85,16 @@ class Session:
         self.gone: dict[int, str] = {}
         #: The engines that live and have said nothing for a while: id -> reason.
         self.silent: dict[int, str] = {}
-        self.welcome = self._greet(key, timeout)
+        try:
+            self.welcome, early = greet(self._channel, self._decoder, key, timeout, resume, None)
+        except BaseException:
+            self._channel.close()
+            raise
+        self._next_id: int = self.welcome.get("last_request", 0)
         self.name: str = self.welcome["session"]
         self.cluster_id: str = self.welcome["cluster_id"]
         self.engines = {engine["id"]: engine for engine in self.welcome["engines"]}
-        for header, buffers in self._early:
+        for header, buffers in early:
             self._dispatch(header, buffers)
         self._wake_receive, self._wake_send = os.pipe()
         os.set_blocking(self._wake_send, False)
@@ -84,46 +102,11 @@ class Session:
         self._daemon = threading.Thread(target=self._serve, name="pxcluster-client", daemon=True)
         self._daemon.start()
 
-    # -- handshake -----------------------------------------------------------------------------------------------
-
-    def _greet(self, key: str, timeout: float) -> Header:
-        hello = {
-            "type": "hello",
-            "protocol_version": frames.PROTOCOL_VERSION,
-            "key": key,
-            "client_version": __version__,
-            "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-            "host": socket.gethostname(),
-            "pid": self._process,
-            "session": None,
-        }
-        self._outbox.extend(memoryview(piece) for piece in frames.encode(hello))
-        if not self._channel.send(self._outbox):
-            raise ConnectionError("the controller does not take the handshake")
-        deadline = monotonic() + timeout
-        answer: Header | None = None
-        while answer is None:
-            left = deadline - monotonic()
-            if left <= 0 or not self._poller.poll(1000 * left):
-                raise TimeoutError(f"the controller has not answered within {timeout} seconds")
-            count = self._channel.recv_into(self._decoder.space())
-            if count == 0:
-                raise ConnectionResetError("the controller closed the connection during the handshake")
-            early = self._decoder.received(count or 0)
-            answer = next(early, (None,))[0]
-            self._early = list(early)
-        if answer["type"] == "refused":
-            raise ConnectionRefusedError(f"the controller refused this client: {answer['reason']}")
-        if answer["type"] != "welcome":
-            raise ConnectionError(f"the controller answered the handshake with {answer['type']!r}")
-        ours, theirs = hello["python"], str(answer["python"])
-        if ".".join(theirs.split(".")[:2]) != ours:
-            raise VersionMismatch(
-                f"this client runs Python {ours} but the engines of cluster {answer['cluster_id']!r} run Python "
-                f"{theirs} (on {answer['host']}): start the cluster from the same environment, or run this client "
-                f"with Python {theirs}"
-            )
-        return answer
+    def _use(self, channel: Channel, decoder: frames.Decoder) -> None:
+        self._channel = channel
+        self._decoder = decoder
+        self._poller = select.poll()
+        self._poller.register(channel, select.POLLIN)
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -139,6 +122,8 @@ class Session:
 
     def submit(self, request: Request, header: Header, buffers: Sequence[Bytes] = ()) -> None:
         """Number `request`, send it and keep it until it is answered. ``header["id"]`` is filled in."""
+        if self._broken is not None:
+            self.wait(lambda: self._broken is None)
         main = guard.applies()
         was_open = guard.hold() if main else False
         try:
@@ -154,7 +139,10 @@ class Session:
                         # One that died since the targets were resolved will never answer.
                         for number in self.gone.keys() & set(request.targets):
                             self._lose_engine(request, number)
-                self._outbox.extend(map(memoryview, frames.encode(header, buffers)))
+                pieces = frames.encode(header, buffers)
+                if self._received - self._confirmed >= _CONFIRM_ALONG:
+                    self._outbox.append(self._confirmation())
+                self._outbox.extend(map(memoryview, pieces))
                 self._flush(main)
             if self._callbacks:
                 self._wake()
@@ -186,6 +174,26 @@ class Session:
             self._wake()
             raise
 
+    def _confirmation(self) -> memoryview:
+        """The frame that tells what has come. Holds the sender's lock."""
+        self._confirmed = self._received
+        self._fresh = 0
+        return memoryview(frames.encode({"type": "received", "frames": self._confirmed})[0])
+
+    def _confirm(self) -> None:
+        """Tell what has come, unless somebody is sending: then the next one does."""
+        if self._received == self._confirmed or not self._sending.acquire(False):
+            return
+        try:
+            self._outbox.append(self._confirmation())
+            if not self._channel.send(self._outbox):
+                self._wake()
+        except OSError:
+            self._outbox.clear()
+            self._channel.shutdown()
+        finally:
+            self._sending.release()
+
     # -- waiting -------------------------------------------------------------------------------------------------
 
     def wait(self, ready: Callable[[], bool], timeout: float | None = None) -> bool:
@@ -204,7 +212,9 @@ class Session:
         try:
             while True:
                 left = None if deadline is None else max(0.0, deadline - monotonic())
-                if not self._reading.acquire(False):
+                if self._broken is not None and threading.current_thread() is self._daemon:
+                    self._mend()  # in a callback: nobody else would
+                elif self._broken is not None or not self._reading.acquire(False):
                     self._follow(ready, left, main)
                 else:
                     try:
@@ -253,7 +263,7 @@ class Session:
                 try:
                     # The leader looks at _followers after each dispatch and after it has left: whatever happened
                     # before the line above is seen by the next one.
-                    if not ready() and self._reading.locked() and self.lost is None:
+                    if not ready() and (self._reading.locked() or self._broken is not None) and self.lost is None:
                         self._changed.wait(left)
                 finally:
                     self._followers -= 1
@@ -295,10 +305,20 @@ class Session:
         poller.register(self._wake_receive, select.POLLIN)
         poller.register(self._channel, select.POLLIN)
         while self.lost is None:
+            if self._broken is not None:
+                poller.unregister(self._channel)
+                self._mend()
+                poller.register(self._channel, select.POLLIN)
+                self._run_callbacks(False)
+                continue
             poller.modify(self._channel, select.POLLIN | (select.POLLOUT if self._outbox else 0))
-            events = dict(poller.poll())
+            events = dict(poller.poll(_CONFIRM_AFTER if self._received != self._confirmed else None))
+            if not events:
+                self._confirm()
             if self._wake_receive in events:
-                os.read(self._wake_receive, 4096)
+                self._drain_wakes()
+            if self._broken is not None:
+                continue
             if self._outbox and self._sending.acquire(False):
                 try:
                     self._channel.send(self._outbox)
@@ -321,6 +341,19 @@ class Session:
                 self._run_callbacks(False)
         self._run_callbacks(False)
 
+    def _mend(self) -> None:
+        """Give the session another connection, or end it."""
+        try:
+            with self._reading:
+                if self._broken is not None and self.lost is None:
+                    reconnect(self, self._reopen, self._broken)
+        finally:
+            if self._followers:
+                self._notify()
+
+    def _drain_wakes(self) -> None:
+        os.read(self._wake_receive, 4096)
+
     def _park(self) -> None:
         """Keep away while leaders come and go, but not while one is blocked: then there is nothing to poll for."""
         turns = -1
@@ -339,14 +372,17 @@ class Session:
                 if count is None:
                     break
                 if count == 0:
-                    self._lose("the connection to the controller ended")
+                    self._break("the connection to the controller ended")
                     break
+                self._fresh += count
                 for header, buffers in self._decoder.received(count):
                     self._dispatch(header, buffers)
+                if self._fresh >= _CONFIRM_BYTES or self._received - self._confirmed >= _CONFIRM_FRAMES:
+                    self._confirm()
                 if not self._channel.buffered:
                     break
         except OSError as problem:
-            self._lose(f"the connection to the controller broke: {problem.strerror or problem}")
+            self._break(f"the connection to the controller broke: {problem.strerror or problem}")
         except Exception as problem:
             self._lose(f"the controller sent something unintelligible: {type(problem).__name__}: {problem}")
         if self._followers:
@@ -354,6 +390,8 @@ class Session:
 
     def _dispatch(self, header: Header, buffers: list[Bytes]) -> None:
         kind = header["type"]
+        if kind in _ANSWERS:
+            self._received += 1
         if kind == "reply":
             request = self._pending.get(header["id"])
             if isinstance(request, DirectRequest):
@@ -372,8 +410,12 @@ class Session:
             self._finish(header["id"], from_failure(header["ename"], header["message"]), header)
         elif kind in ("done", "status"):
             self._finish(header["id"], None, header)
+        elif kind == "request":
+            self._fetch_answered(header)
         elif kind == "engines":
             self._engines_changed(header)
+        elif kind == "refused":
+            self._lose(header["reason"])
         elif kind == "closing":
             self._lose(f"cluster {self.cluster_id!r} has stopped: {header['reason']}")
 
@@ -410,6 +452,15 @@ class Session:
         lost = RemoteEngineError("EngineError", f"Engine {number} is gone: {self.gone[number]}", None)
         self._settle(request, request.lose_engine(number, lost))
 
+    def _break(self, reason: str) -> None:
+        """The end of a connection: the daemon makes another one. Holds the reader's lock."""
+        if self._closing is not None:
+            self._lose(reason)
+        elif self.lost is None:
+            self._channel.shutdown()  # so that a sender that is blocked lets go of its lock
+            self._broken = self._broken or reason
+            self._wake()
+
     def _lose(self, reason: str) -> None:
         """The end of the session: everything that waits fails now. Holds the reader's lock, or follows the daemon."""
         if self.lost is not None:
@@ -437,6 +488,30 @@ class Session:
                 raise request.failure
         return request
 
+    def fetch(self, session: str, number: int) -> Request:
+        """A request of this or another session that the cluster still knows, its answers, and those that come.
+
+        KeyError: it does not.
+        """
+        found = self._fetched.get((session, number))
+        if found is None:
+            request = FetchRequest(session, number)
+            own = None if session == self.name else session
+            self.submit(request, {"type": "fetch", "id": 0, "session": own, "request": number})
+            self.wait(lambda: request.done)
+            if request.found is None:
+                raise request.failure or KeyError(number)
+            found = self._fetched[session, number] = request.found
+        return found
+
+    def _fetch_answered(self, header: Header) -> None:
+        request = self._pending.get(header["id"])
+        if isinstance(request, FetchRequest):
+            found = request.take_answer(header)
+            self._known[found.id] = found
+            self._pending[found.id] = found
+            self._callbacks.extend(request.finish())
+
     def find(self, number: int) -> Request | None:
         """The request with this number, while it is pending or somebody holds its result."""
         return self._pending.get(number) or self._known.get(number)
@@ -452,6 +527,8 @@ class Session:
         self._closing = "this Client is closed"
         if self.lost is None and self._sending.acquire(timeout=1.0):
             try:
+                if self._received != self._confirmed:
+                    self._outbox.append(self._confirmation())
                 self._outbox.extend(map(memoryview, frames.encode({"type": "goodbye"})))
                 self._channel.send(self._outbox)
             except OSError:

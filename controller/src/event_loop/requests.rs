@@ -22,9 +22,11 @@ impl<T: Transport> Controller<T> {
             Ok(header) => header,
             Err(error) => {
                 tracing::warn!("client {}: {error}, cut off", client.0);
-                return self.forget_client(connection);
+                self.clients.disconnect(connection);
+                return Ok(());
             }
         };
+        self.begin_request(client, &header, frame.encoded_len());
         let key = |request: RequestId| RequestKey { client, request };
         match header {
             FromClient::Hello(_) => tracing::warn!("client {} says hello twice", client.0),
@@ -77,26 +79,31 @@ impl<T: Transport> Controller<T> {
                 let status = self.status(id);
                 self.clients.send(client, &ToClient::Status(status), vec![]);
             }
-            FromClient::Kill { id, targets } => {
-                if !self.settings.nannies {
-                    let why = "the cluster was started with --no-nanny: an engine's death would end all of it";
-                    self.fail(key(id), "EngineError", why.to_owned());
-                } else if let Some(targets) = self.resolve(key(id), targets) {
-                    for engine in targets.iter() {
-                        self.kill_engine(engine)?;
-                    }
-                    self.clients.send(client, &ToClient::Done { id }, vec![]);
-                }
-            }
+            FromClient::Kill { id, targets } => self.handle_kill(key(id), targets)?,
             FromClient::Death(_) | FromClient::Silent(_) => tracing::warn!("client {} is no nanny", client.0),
             FromClient::Shutdown { id: _ } => self.stop("a client asked for it")?,
-            FromClient::Goodbye => self.forget_client(connection)?,
+            FromClient::Received { frames } => self.handle_received(connection, client, frames),
+            FromClient::Fetch { id, session, request } => self.handle_fetch(key(id), session.as_deref(), request),
+            FromClient::Goodbye => self.clients.leave(connection),
+        }
+        Ok(())
+    }
+
+    fn handle_kill(&mut self, key: RequestKey, targets: Targets) -> Result<(), ControllerError> {
+        if !self.settings.nannies {
+            let why = "the cluster was started with --no-nanny: an engine's death would end all of it";
+            self.fail(key, "EngineError", why.to_owned());
+        } else if let Some(targets) = self.resolve(key, targets) {
+            for engine in targets.iter() {
+                self.kill_engine(engine)?;
+            }
+            self.clients.send(key.client, &ToClient::Done { id: key.request }, vec![]);
         }
         Ok(())
     }
 
     /// The engines that a request is for; tells the client and gives `None` if there are none or one is gone.
-    fn resolve(&self, key: RequestKey, targets: Targets) -> Option<EngineSet> {
+    fn resolve(&mut self, key: RequestKey, targets: Targets) -> Option<EngineSet> {
         let Some(targets) = targets else {
             let alive = self.scheduler.engines();
             if alive.is_empty() {

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 impl<T: Transport> Controller<T> {
     /// Tells a client that tasks will not run: results with this status and, each, this payload.
-    pub(super) fn tell_not_run(&self, key: RequestKey, tasks: Vec<Range<TaskIndex>>, why: &Why) {
+    pub(super) fn tell_not_run(&mut self, key: RequestKey, tasks: Vec<Range<TaskIndex>>, why: &Why) {
         let tasks: Vec<TaskIndex> = tasks.into_iter().flatten().collect();
         let (count, now) = (tasks.len(), unix_time());
         let (status, payload) = match self.sentence(why) {

@@ -99,6 +99,7 @@ fn answers(message: &FromClient) -> Vec<ToClient> {
             host: "h".into(),
             pid: 2,
             version: VERSION.into(),
+            last_request: 0,
         })],
         FromClient::Status { id } => {
             vec![

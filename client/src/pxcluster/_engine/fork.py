@@ -35,9 +35,9 @@ class Orphan:
         """End the process, with 1 if the request failed."""
         _end(status)
 
-    def results(self, _token: int, statuses: bytes, *_rest: Sequence[object]) -> Never:
+    def result(self, _token: int, _position: int, status: int, *_rest: object) -> Never:
         """End the process, with 1 if a task failed."""
-        _end(int(any(statuses)))
+        _end(int(status != 0))
 
     def output(self, _token: int, _task: int | None, name: str, data: bytes) -> None:
         """Write to the stream of the process itself."""

@@ -60,7 +60,7 @@ def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buf
     if function is not None and map_key not in _maps:
         _maps[map_key] = Map(function)
     this = _maps[map_key]
-    now, load, dump, current, answer = time, loads_task, dumps_task, state, state.host.result
+    now, load, dump, current = time, loads_task, dumps_task, state
     current.token = token
     current.task = indices[0]
     current.output_left = this.output_left
@@ -82,14 +82,15 @@ def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buf
                 except BaseException as error:
                     status, payload = status_of(error), this.failure(error)
                 clock = now()
-                goes_on = answer(token, position, status, started, clock, payload)
+                # Looked up each time: in a process that the task has forked it is another one.
+                goes_on = current.host.result(token, position, status, started, clock, payload)
                 if not goes_on:
                     break
             leave_user_code()
         except BaseException as error:
             leave_user_code()
             started, clock = clock, now()
-            goes_on = answer(token, position, ERROR, started, clock, this.failure(error))
+            goes_on = current.host.result(token, position, ERROR, started, clock, this.failure(error))
         position += 1
     this.output_left = current.output_left
     current.running = False

@@ -1,0 +1,86 @@
+//! Who comes, comes back, and asks for what others did.
+
+use super::{Controller, ControllerError, host};
+use crate::archive::Outline;
+use crate::certificate::random_hex;
+use crate::inbox::{ConnectionId, Link};
+use pxcluster_protocol::from_client::{FromClient, Hello};
+use pxcluster_protocol::to_client::{RequestKind, ToClient, Welcome};
+use pxcluster_protocol::{ClientId, PROTOCOL_VERSION, RequestId, RequestKey, VERSION};
+use pxcluster_transport::Transport;
+
+impl<T: Transport> Controller<T> {
+    /// A client has shown the key: a new session, or one that goes on.
+    pub(super) fn handle_hello(
+        &mut self,
+        connection: ConnectionId,
+        link: Link,
+        hello: &Hello,
+    ) -> Result<(), ControllerError> {
+        let client = match &hello.session {
+            None => self.clients.begin(connection, link, random_hex(8)?, hello),
+            Some(name) => match self.clients.resume(connection, link.clone(), name, hello) {
+                Ok(client) => client,
+                Err(reason) => {
+                    tracing::warn!("process {} on {}: refused: {reason}", hello.pid, hello.host);
+                    link.send(&ToClient::Refused { reason: reason.to_string() });
+                    return Ok(());
+                }
+            },
+        };
+        let welcome = Welcome {
+            protocol_version: PROTOCOL_VERSION,
+            session: self.clients.name(client).to_owned(),
+            client_id: client,
+            cluster_id: self.settings.cluster_id.clone(),
+            python: self.settings.python.split('.').take(2).collect::<Vec<_>>().join("."),
+            engines: self.engines.values().cloned().collect(),
+            host: host(),
+            pid: std::process::id(),
+            version: VERSION.to_owned(),
+            last_request: self.clients.arrived(client, None),
+        };
+        self.clients.send(client, &ToClient::Welcome(welcome), vec![]);
+        if let Some(engines) = self.sorrows() {
+            self.clients.send(client, &engines, vec![]);
+        }
+        self.clients.deliver(client);
+        Ok(())
+    }
+
+    /// A client wants the answers to a request, whoever made it.
+    pub(super) fn handle_fetch(&mut self, to: RequestKey, session: Option<&str>, request: RequestId) {
+        let owner = session.map_or(Some(to.client), |session| self.clients.named(session));
+        if !owner.is_some_and(|client| self.clients.fetch(to, RequestKey { client, request })) {
+            let why = match owner {
+                None => "this cluster does not know the session".to_owned(),
+                Some(_) => "its results are not kept any more: 16 MiB of delivered results are kept in all".to_owned(),
+            };
+            self.fail(to, "KeyError", why);
+        }
+    }
+
+    /// A frame has come: if it is a request whose answers are kept, it begins, otherwise its bytes are done with.
+    pub(super) fn begin_request(&mut self, client: ClientId, header: &FromClient, bytes: usize) {
+        self.clients.arrived(client, header.id());
+        let (id, outline) = match header {
+            FromClient::Direct { id, kind, targets } => {
+                let targets = targets.clone().unwrap_or_else(|| self.scheduler.engines().iter().collect());
+                (*id, Outline { kind: RequestKind::Direct(*kind), label: None, tasks: 0, targets })
+            }
+            FromClient::Map { id, tasks, label, .. } => {
+                (*id, Outline { kind: RequestKind::Map, label: label.clone(), tasks: *tasks, targets: vec![] })
+            }
+            _ => return self.clients.give_back(client, bytes),
+        };
+        self.clients.begin_request(RequestKey { client, request: id }, bytes, outline);
+    }
+
+    /// The client has had so many frames; one that lies is cut off.
+    pub(super) fn handle_received(&mut self, connection: ConnectionId, client: ClientId, frames: u64) {
+        if let Err(error) = self.clients.confirm(client, frames) {
+            tracing::warn!("client {}: {error}, cut off", client.0);
+            self.clients.disconnect(connection);
+        }
+    }
+}
