@@ -43,6 +43,9 @@ const ENDING: Duration = Duration::from_millis(20);
 const TIMER: Duration = Duration::from_millis(1);
 /// Messages and notices that are handled before sessions get their turn.
 const ROUND: u32 = 64;
+/// After a map of so many bytes, and a while in which clients confirm its results, memory is given back to the system.
+const LARGE_MAP: usize = 4 << 20;
+const RELEASE_AFTER: Duration = Duration::from_secs(1);
 /// How long engines have to end Python before the job is ended under them.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -121,6 +124,8 @@ pub struct Controller<T: Transport> {
     bodies: BTreeMap<RequestKey, (DirectKind, Vec<Bytes>)>,
     engines: BTreeMap<EngineId, EngineInfo>,
     timeouts: Timeouts,
+    /// When memory is given back to the system.
+    release_at: Option<Instant>,
     /// Engines that have died, and one sentence about each.
     gone: BTreeMap<EngineId, String>,
     /// Engines that MPI cannot reach: since when, and its words.
@@ -153,6 +158,7 @@ impl<T: Transport> Controller<T> {
             bodies: BTreeMap::new(),
             engines: BTreeMap::new(),
             timeouts: Timeouts::default(),
+            release_at: None,
             gone: BTreeMap::new(),
             suspects: BTreeMap::new(),
             nannies: Nannies::default(),
@@ -218,6 +224,9 @@ impl<T: Transport> Controller<T> {
         }
         loop {
             let more = self.handle_round(notices)?;
+            if self.release_at.take_if(|due| *due <= Instant::now()).is_some() {
+                (self.settings.release_memory)();
+            }
             while let Some(key) = self.timeouts.next_due(Instant::now()) {
                 self.decide(Event::TimedOut(key), &Answer::default())?;
             }
@@ -468,7 +477,9 @@ impl<T: Transport> Controller<T> {
                 self.broadcast(&std::iter::once(engine).collect(), &Cargo::Forget(vec![key]))?;
             }
             Action::MapDone { key, engines } => {
-                self.maps.remove(key);
+                if self.maps.remove(key) >= LARGE_MAP {
+                    self.release_at = Some(Instant::now() + RELEASE_AFTER);
+                }
                 self.clients.end_request(key);
                 self.broadcast(&engines, &Cargo::Forget(vec![key]))?;
             }

@@ -46,4 +46,6 @@ pub struct Settings {
     pub nannies: bool,
     /// What clients may make rank 0 keep.
     pub bounds: Bounds,
+    /// Gives memory that is not used any more back to the system.
+    pub release_memory: fn(),
 }

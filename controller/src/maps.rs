@@ -47,8 +47,10 @@ impl Maps {
         Ok(())
     }
 
-    pub(crate) fn remove(&mut self, key: RequestKey) {
-        self.by_key.remove(&key);
+    /// Forgets a map; how many bytes it took.
+    pub(crate) fn remove(&mut self, key: RequestKey) -> usize {
+        let map = self.by_key.remove(&key);
+        map.map_or(0, |map| map.function.len() + map.offsets.len() + map.items.len())
     }
 
     /// Buffers of a grant: function (if the receiver may not have it), offsets from 0, items.

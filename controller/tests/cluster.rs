@@ -44,6 +44,7 @@ impl Cluster {
             slurm_job_id: None,
             nannies: true,
             bounds,
+            release_memory: || {},
         };
         let controller = std::thread::spawn(move || Controller::new(first, settings, files).run(lock).expect("runs"));
         Self { directory, controller, engines }

@@ -10,7 +10,6 @@ from .state import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Never
 
     from .runtime import Runtime
