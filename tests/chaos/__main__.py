@@ -26,11 +26,13 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, end)
     outcomes = []
-    for seed in range(options.first, options.first + options.seeds):
-        outcome = run_seed(seed, options.kills, options.limit)
-        outcomes.append(outcome)
-        print(outcome.line() if outcome.ok else outcome.failure(), flush=True)
-    print(f"\n{report(outcomes)}")
+    try:
+        for seed in range(options.first, options.first + options.seeds):
+            outcome = run_seed(seed, options.kills, options.limit)
+            outcomes.append(outcome)
+            print(outcome.line() if outcome.ok else outcome.failure(), flush=True)
+    finally:
+        print(f"\n{report(outcomes)}", flush=True)
     return 0 if all(outcome.ok for outcome in outcomes) else 1
 
 
