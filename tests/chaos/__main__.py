@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from typing import NoReturn
 
 from .driver import LIMIT, run_seed
 from .report import report
+
+
+def end(signum: int, _: object) -> NoReturn:
+    """Lets every `finally` run."""
+    raise SystemExit(128 + signum)
 
 
 def main() -> int:
@@ -17,12 +24,15 @@ def main() -> int:
     parser.add_argument("--kills", type=int, help="engines killed in each run, instead of one to three")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds after which a run hangs")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, end)
     outcomes = []
-    for seed in range(options.first, options.first + options.seeds):
-        outcome = run_seed(seed, options.kills, options.limit)
-        outcomes.append(outcome)
-        print(outcome.line() if outcome.ok else outcome.failure(), flush=True)
-    print(f"\n{report(outcomes)}")
+    try:
+        for seed in range(options.first, options.first + options.seeds):
+            outcome = run_seed(seed, options.kills, options.limit)
+            outcomes.append(outcome)
+            print(outcome.line() if outcome.ok else outcome.failure(), flush=True)
+    finally:
+        print(f"\n{report(outcomes)}", flush=True)
     return 0 if all(outcome.ok for outcome in outcomes) else 1
 
 

@@ -20,6 +20,8 @@ from .report import Outcome
 FOLDER = "CHAOS_FOLDER"
 #: Seconds after which a run hangs. They take less than ten.
 LIMIT = 180.0
+#: How often nothing must be seen before nothing is there.
+LOOKS = 10
 
 
 def run_seed(seed: int, kills: int | None = None, limit: float = LIMIT) -> Outcome:
@@ -40,27 +42,32 @@ def run_seed(seed: int, kills: int | None = None, limit: float = LIMIT) -> Outco
                 breach = f"it did not end within {limit:.0f} seconds"
                 return Outcome(seed, limit, hang=True, breaches=[breach], evidence=evidence.gather(FOLDER, folder))
             finally:
-                _kill(folder)
-                session.wait()
-        return _outcome(seed, session.returncode, log.read_text(errors="replace"))
+                code = session.poll()
+                _kill(session, folder)
+        return _outcome(seed, code, log.read_text(errors="replace"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _outcome(seed: int, code: int, log: str) -> Outcome:
+def _outcome(seed: int, code: int | None, log: str) -> Outcome:
     for line in reversed(log.splitlines()):
         if line.startswith('{"seed"'):
             return Outcome(**json.loads(line))
     return Outcome(seed, breaches=[f"the session ended with {code} and no outcome"], evidence=log[-6000:])
 
 
-def _kill(folder: Path) -> None:
-    """Whatever still runs."""
+def _kill(session: subprocess.Popen[bytes], folder: Path) -> None:
+    """Whatever still runs. A process that is about to become another program shows no environment for a moment."""
+    session.kill()
+    session.wait()
+    looks = 0
 
     def killed() -> bool:
+        nonlocal looks
         left = processes_with(FOLDER, str(folder))
         for process in left:
             process.kill()
-        return not left
+        looks = 0 if left else looks + 1
+        return looks == LOOKS
 
     wait_for(killed, "processes end that were killed")

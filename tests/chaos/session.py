@@ -24,7 +24,7 @@ from harness.cluster import Cluster, Site
 from harness.processes import is_alive
 from harness.waiting import wait_for
 from pxcluster import AsyncResult, Client, interactive
-from pxcluster.error import EngineError, RemoteError
+from pxcluster.error import ConnectionLost, EngineError, RemoteError
 
 from .plan import DEATHS, ENGINES, FROM_OUTSIDE, WAIT, Kill, MapPlan, Plan, make_plan
 from .report import Outcome
@@ -101,13 +101,24 @@ class Run:
             os.kill(self.pids[victim], signal.SIGKILL)
             self.outcome.kills[FROM_OUTSIDE] = self.outcome.kills.get(FROM_OUTSIDE, 0) + 1
 
+    def push_to_all(self, client: Client, names: dict[str, Any]) -> AsyncResult:
+        """A push to all who live. A view that was made before the news of a death refuses: another is made then."""
+        for _ in self.pids:
+            try:
+                return client[:].push(names, block=False)
+            except ConnectionLost:
+                raise
+            except EngineError:
+                continue
+        return client[:].push(names, block=False)
+
     def push_noise(self) -> None:
         """Pushes to all who live, until the maps are over."""
         client = self.cluster.client() if self.plan.second_client else self.client
         while not self.over.is_set():
             size = self.plan.noise[self.noise % len(self.plan.noise)]
             self.noise += 1
-            self.tolerate(client[:].push({"NOISE": (self.noise, bytes(size))}, block=False))
+            self.tolerate(self.push_to_all(client, {"NOISE": (self.noise, bytes(size))}))
             self.over.wait(0.01)
 
     def tolerate(self, push: AsyncResult) -> set[int]:
@@ -151,7 +162,7 @@ class Run:
     def submit(self, plan: MapPlan) -> tuple[Any, int]:
         """A push, a map, and how many pushes the map must see."""
         number = len(self.pushes) + 1
-        push = self.client[:].push({"EPOCH": number}, block=False)
+        push = self.push_to_all(self.client, {"EPOCH": number})
         self.pushes.append(push)
         if plan.after_push == WAIT:
             push.wait()
