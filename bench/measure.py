@@ -49,6 +49,40 @@ def rate(call: Callable[[int], Iterable[int]], tasks: int, *, most: int = 5, bud
     return percentile(rates, 0.5)
 
 
+def makespan(call: Callable[[], Iterable[object]], *, most: int = 3, budget: float = 4.0) -> float:
+    """Seconds until a map has all its results: the median of up to `most` calls, no new one after `budget` seconds."""
+    seconds: list[float] = []
+    end = time.perf_counter() + budget
+    while not seconds or (len(seconds) < most and time.perf_counter() < end):
+        begin = time.perf_counter()
+        for _ in call():
+            pass
+        seconds.append(time.perf_counter() - begin)
+    return percentile(seconds, 0.5)
+
+
+def paired_ratios(first: Callable[[], float], second: Callable[[], float], pairs: int) -> list[float]:
+    """Figures of `first` over those of `second`, measured in turn so that both meet the same machine.
+
+    Each pair begins with the other one, and one pair is measured to warm up.
+    """
+    ratios = []
+    for number in range(pairs + 1):
+        if number % 2:
+            above = first()
+            below = second()
+        else:
+            below = second()
+            above = first()
+        ratios.append(above / below)
+    return ratios[1:]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def marked_processes(mark: str) -> list[int]:
     """Ids of all processes of this user whose environment has the mark."""
     wanted = f"{MARK}={mark}".encode()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from measure import cores
 from rows import Row, Samples
 
 HEAD = ("what", "ours", "peer", "ratio", "must reach", "ok?")
@@ -26,7 +27,7 @@ def load() -> float:
 def describe_machine() -> dict[str, str]:
     """What the figures depend on."""
     return {
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(cores()),
         "processor": processor(),
         "load before": f"{load():.2f}",
         "mpi": mpi_version(),
@@ -71,7 +72,25 @@ def show_figure(value: float | None, unit: str) -> str:
         value, unit = (value * 1e3, "ms") if value >= 1e-3 else (value * 1e6, "us")
     if unit == "% of a core":
         unit = "%"
+    if unit == "x":
+        return f"{value:.3f} x"
     return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def show_peer(row: Row) -> str:
+    """The peer's figure and name; of a cost, what lies between the quartiles of its pairs."""
+    if row.quartiles is not None:
+        return f"quartiles {row.quartiles[0]:.3f} to {row.quartiles[1]:.3f}"
+    return f"{show_figure(row.peer, row.spec.unit)} {row.spec.peer}" if row.spec.peer else "-"
+
+
+def show_verdict(row: Row) -> str:
+    """Whether the requirement is met."""
+    if row.ok is None:
+        return "failed" if row.quartiles is None else "too noisy"
+    if not row.spec.is_required:
+        return "-"
+    return "yes" if row.ok else "NO"
 
 
 def show_ratio(ratio: float | None) -> str:
@@ -85,15 +104,14 @@ def show_ratio(ratio: float | None) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The table as text."""
-    verdicts = {True: "yes", False: "NO", None: "failed"}
     cells = [HEAD] + [
         (
             row.spec.what,
             show_figure(row.ours, row.spec.unit),
-            f"{show_figure(row.peer, row.spec.unit)} {row.spec.peer}",
+            show_peer(row),
             show_ratio(row.ratio),
             row.spec.must(),
-            verdicts[row.ok],
+            show_verdict(row),
         )
         for row in rows
     ]

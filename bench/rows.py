@@ -7,13 +7,25 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from measure import percentile
+
 OURS = "pxcluster"
 IPYPARALLEL = "ipyparallel"
 FUTURES = "mpi4py.futures"
+#: The two ways of a multiprocessing.Pool with chunksize 1.
+POOL = "Pool.map"
+POOL_UNORDERED = "Pool.imap_unordered"
 #: Ranks that do nothing but initialise MPI from Python.
 BARE = "bare MPI"
+#: What one plain process does, times the cores.
+LIMIT = "limit of the cores"
+#: No system at all.
+NOBODY = ""
 
-#: Figures by system and name, one per round.
+#: Quartiles of a cost that are further apart than this say nothing: the machine is too busy.
+LARGEST_SPREAD = 0.3
+
+#: Figures by system and name, one per round, or several.
 Samples = Mapping[str, Mapping[str, Sequence[float]]]
 
 
@@ -25,23 +37,52 @@ class Spec:
     what: str
     unit: str
     peer: str
-    #: Least ratio, or None if a bound must be kept.
+    #: Least ratio to the peer.
     ratio: float | None = None
     #: Largest figure of ours, in the row's unit.
     bound: float | None = None
     #: Whether a large figure is a good one.
     more_is_better: bool = False
+    #: A figure of LIMIT that the figures of this row are divided by.
+    per: str | None = None
+    #: Whether the figures are ratios "with" over "without" of pairs, of which 1 or more must be among the better ones.
+    cost: bool = False
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the row has a requirement, or only informs."""
+        return self.ratio is not None or self.bound is not None or self.cost
 
     def must(self) -> str:
         """The requirement in words."""
         if self.ratio is not None:
             return f">= {self.ratio:.3g} x"
-        return f"<= {self.bound:g} {self.unit}"
+        if self.bound is not None:
+            return f"<= {self.bound:g} {self.unit}"
+        return f"3rd quartile >= 1, spread <= {LARGEST_SPREAD}" if self.cost else "-"
 
+
+_MAP = "map, chunksize 1, 4 engines"
+_UNEVEN = "2,000 uneven sleeps: makespan / (sum / engines)"
+_STRAGGLER = "the same, a straggler last: makespan / in-order optimum"
+_SLEEPERS = (POOL, POOL_UNORDERED, FUTURES, IPYPARALLEL)
 
 SPECS = [
-    Spec("map", "map, chunksize 1, 4 engines", "tasks/s", IPYPARALLEL, ratio=100, more_is_better=True),
-    Spec("map", "map, chunksize 1, 4 engines", "tasks/s", FUTURES, ratio=10, more_is_better=True),
+    Spec("map", _MAP, "tasks/s", IPYPARALLEL, ratio=300, more_is_better=True),
+    Spec("map", _MAP, "tasks/s", FUTURES, ratio=25, more_is_better=True),
+    Spec("map", _MAP, "tasks/s", POOL, ratio=2.5, more_is_better=True),
+    Spec("map", "the same as a share of loads + call + dumps", "tasks/s", LIMIT, ratio=0.25, more_is_better=True),
+    *(Spec("uneven", _UNEVEN, "x", peer, bound=1.03, per="uneven-ideal") for peer in _SLEEPERS),
+    Spec("uneven", "the same, by the sleeps asked for", "x", POOL, per="uneven-as-asked"),
+    *(Spec("straggler", _STRAGGLER, "x", peer, bound=1.02, per="straggler-in-order") for peer in _SLEEPERS),
+    Spec("straggler", "the same, by the sleeps asked for", "x", POOL, per="straggler-in-order-as-asked"),
+    Spec("straggler", "the same / clairvoyant bound", "x", POOL, per="straggler-clairvoyant"),
+    Spec("million-growth", "1,000,000 tasks: controller grows by", "MB", NOBODY, bound=100),
+    Spec("million-left", "of which it keeps afterwards", "MB", NOBODY, bound=20),
+    Spec("million-cpu", "controller's CPU per task", "us", NOBODY, bound=2),
+    Spec("retries", "map with retries=3 / without", "x", NOBODY, cost=True),
+    Spec("nanny-map", "map with the nanny / --no-nanny", "x", NOBODY, cost=True),
+    Spec("nanny-apply", "apply_sync per s with the nanny / --no-nanny", "x", NOBODY, cost=True),
     Spec("apply", "apply_sync on one engine, p50", "s", IPYPARALLEL, ratio=15),
     Spec("apply", "apply_sync on one engine, p50", "s", FUTURES, ratio=8),
     Spec("execute", "execute on 4 engines, p50", "s", IPYPARALLEL, ratio=5),
@@ -64,6 +105,8 @@ class Row:
     spec: Spec
     ours: float | None
     peer: float | None
+    #: First and third quartile of the figures of a cost.
+    quartiles: tuple[float, float] | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -83,9 +126,18 @@ class Row:
     @property
     def ok(self) -> bool | None:
         """Whether the requirement is met; None when that was not measured."""
-        if self.spec.bound is not None:
-            return None if self.ours is None else self.ours <= self.spec.bound
-        return None if self.ratio is None or self.spec.ratio is None else self.ratio >= self.spec.ratio
+        spec = self.spec
+        if self.ours is None:
+            return None
+        if spec.cost:
+            if self.quartiles is None or self.quartiles[1] - self.quartiles[0] > LARGEST_SPREAD:
+                return None
+            return self.quartiles[1] >= 1
+        if spec.bound is not None:
+            return self.ours <= spec.bound
+        if spec.ratio is not None:
+            return None if self.ratio is None else self.ratio >= spec.ratio
+        return True
 
     def to_json(self) -> dict[str, object]:
         """Plain values, with no infinity among them."""
@@ -95,6 +147,7 @@ class Row:
             "ours": self.ours,
             "peer_figure": self.peer,
             "times_better": ratio,
+            "quartiles": self.quartiles,
             "ok": self.ok,
         }
 
@@ -106,5 +159,22 @@ def make_rows(samples: Samples, names: Iterable[str]) -> list[Row]:
         values = samples.get(system, {}).get(name)
         return statistics.median(values) if values else None
 
+    def figure(system: str, spec: Spec) -> float | None:
+        value = median(system, spec.name)
+        if spec.per is None or value is None:
+            return value
+        whole = median(LIMIT, spec.per)
+        return None if whole is None else value / whole
+
+    def row(spec: Spec) -> Row:
+        pairs = samples.get(OURS, {}).get(spec.name, ()) if spec.cost else ()
+        quartiles = (percentile(pairs, 0.25), percentile(pairs, 0.75)) if pairs else None
+        return Row(spec, figure(OURS, spec), figure(spec.peer, spec), quartiles)
+
     wanted = set(names)
-    return [Row(spec, median(OURS, spec.name), median(spec.peer, spec.name)) for spec in SPECS if spec.name in wanted]
+    return [row(spec) for spec in SPECS if spec.name in wanted]
+
+
+def names_of(wanted: str) -> list[str]:
+    """The rows that are called so or begin so: `million` for `million-cpu` and its like."""
+    return [name for name in NAMES if name == wanted or name.startswith(f"{wanted}-")]

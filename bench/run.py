@@ -14,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import report
 from processes import Job, MeasurementError, figures, wait_for_end
-from rows import BARE, FUTURES, IPYPARALLEL, NAMES, OURS, SPECS, make_rows
+from rows import BARE, FUTURES, IPYPARALLEL, LIMIT, NAMES, OURS, POOL, POOL_UNORDERED, SPECS, Spec, make_rows, names_of
 from session import CLUSTERS
 
 HERE = Path(__file__).resolve().parent
@@ -31,6 +33,10 @@ ALL_TASKS = 20_000
 SAMPLE_TASKS = 2_000
 #: Seconds after which a measurement of one system is given up.
 PATIENCE = 420.0
+#: The table that simulated clusters make; it is shown as it is.
+SIMULATION = "simulation"
+EFFICIENCY = HERE.parent / "scheduler" / "examples" / "efficiency.rs"
+WITHOUT_NANNY = "--no-nanny"
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,11 @@ class Settings:
     calls: int
     ipyparallel_tasks: int
     idle_seconds: float
+    pairs: int
 
 
-FULL = Settings(rounds=3, calls=500, ipyparallel_tasks=ALL_TASKS, idle_seconds=20)
-QUICK = Settings(rounds=1, calls=100, ipyparallel_tasks=SAMPLE_TASKS, idle_seconds=10)
+FULL = Settings(rounds=3, calls=500, ipyparallel_tasks=ALL_TASKS, idle_seconds=20, pairs=24)
+QUICK = Settings(rounds=1, calls=100, ipyparallel_tasks=SAMPLE_TASKS, idle_seconds=10, pairs=8)
 
 
 @dataclass
@@ -55,6 +62,8 @@ class Bench:
     directory: Path
     samples: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     failures: list[str] = field(default_factory=list)
+    #: "NAME: why".
+    skipped: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         sockets = self.directory / "run"
@@ -69,7 +78,7 @@ class Bench:
 
     def measure(self, system: str, names: list[str], engines: int) -> None:
         """Runs one system once and adds its figures for the rows of these names."""
-        names = [name for name in names if any(spec.name == name and system in (OURS, spec.peer) for spec in SPECS)]
+        names = [name for name in names if any(spec.name == name and serves(system, spec) for spec in SPECS)]
         if not names:
             return
         print(f"  {system}, {engines} engines: {', '.join(names)}", file=sys.stderr, flush=True)
@@ -78,16 +87,28 @@ class Bench:
                 found = self._bare(names, engines)
             elif system == FUTURES:
                 found = self._futures(names, engines)
+            elif system == POOL:
+                found = self._alone(system, "pool_peer.py", names, engines)
+            elif system == POOL_UNORDERED:
+                found = self._alone(system, "pool_peer.py", names, engines, "--unordered")
+            elif system == LIMIT:
+                found = self._alone(system, "limit.py", names, engines)
             else:
                 found = self._cluster(system, names, engines)
         except (MeasurementError, OSError) as error:
             self.failures.append(f"{system}, {', '.join(names)}: {error}")
             return
-        for name in names:
-            if name in found:
-                self.samples[system][name].append(found[name])
+        self._keep(system, found)
 
-    def _read(self, system: str, job: Job, cluster: Job | None = None) -> dict[str, float]:
+    def _keep(self, system: str, found: dict[str, Any]) -> None:
+        """Adds figures, or lists of them."""
+        for name, figure in found.items():
+            if isinstance(figure, list):
+                self.samples[system][name] += figure
+            elif not isinstance(figure, str):
+                self.samples[system][name].append(figure)
+
+    def _read(self, system: str, job: Job, cluster: Job | None = None) -> dict[str, Any]:
         """The figures of a measuring program, and those it printed before it failed."""
         try:
             wait_for_end(job, PATIENCE, while_running=cluster)
@@ -103,11 +124,12 @@ class Bench:
             "engines": engines,
             "calls": self.settings.calls,
             "tasks": tasks,
+            "pairs": self.settings.pairs,
             "idle-seconds": self.settings.idle_seconds,
         }
         return [f"--{name}={value}" for name, value in sizes.items()]
 
-    def _cluster(self, system: str, names: list[str], engines: int) -> dict[str, float]:
+    def _cluster(self, system: str, names: list[str], engines: int) -> dict[str, Any]:
         cluster = CLUSTERS[system]
         tasks = ALL_TASKS if system == OURS else self.settings.ipyparallel_tasks
         directory = Path(tempfile.mkdtemp(dir=self.directory))
@@ -130,14 +152,43 @@ class Bench:
             with Job(command, {**self._measuring, **own}, directory / "session.log") as session:
                 return self._read(system, session, job)
 
-    def _futures(self, names: list[str], engines: int) -> dict[str, float]:
+    def _futures(self, names: list[str], engines: int) -> dict[str, Any]:
         peer = str(HERE / "peers" / "mpi4py_futures_peer.py")
         command = ["mpirun", "-n", str(engines + 1), sys.executable, "-m", "mpi4py.futures", peer]
         command += self._sizes(names, engines, ALL_TASKS)
         with Job(command, self._measuring, self.directory / "futures.log") as job:
             return self._read(FUTURES, job)
 
-    def _bare(self, names: list[str], engines: int) -> dict[str, float]:
+    def _alone(self, system: str, program: str, names: list[str], engines: int, *flags: str) -> dict[str, Any]:
+        command = [sys.executable, str(HERE / "peers" / program), *self._sizes(names, engines, ALL_TASKS), *flags]
+        with Job(command, self._measuring, self.directory / "alone.log") as job:
+            return self._read(system, job)
+
+    def compare_nannies(self, names: list[str]) -> None:
+        """Two clusters at once, one without nannies, asked in turn."""
+        known = subprocess.run(["pxcluster-rank", "--help"], capture_output=True, text=True, check=False).stdout
+        if WITHOUT_NANNY not in known:
+            self.skipped += [f"{name}: pxcluster-rank does not know {WITHOUT_NANNY}" for name in names]
+            return
+        print(f"  {OURS} with and without nannies: {', '.join(names)}", file=sys.stderr, flush=True)
+        ours = CLUSTERS[OURS]
+        files: list[str] = []
+        try:
+            with ExitStack() as jobs:
+                for place, flags in (("first", []), ("second", [WITHOUT_NANNY])):
+                    directory = Path(tempfile.mkdtemp(dir=self.directory))
+                    environment = {**self._environment, **ours.environment(directory)}
+                    command = [*ours.command(ENGINES), *flags]
+                    stop = partial(ours.stop, directory=directory)
+                    jobs.enter_context(Job(command, environment, directory / "cluster.log", stop))
+                    files.append(f"--{place}={ours.connection_file(directory)}")
+                command = [sys.executable, str(HERE / "pairs.py"), *files, *self._sizes(names, ENGINES, ALL_TASKS)]
+                with Job(command, self._measuring, self.directory / "pairs.log") as job:
+                    self._keep(OURS, self._read(OURS, job))
+        except (MeasurementError, OSError) as error:
+            self.failures.append(f"{', '.join(names)}: {error}")
+
+    def _bare(self, names: list[str], engines: int) -> dict[str, Any]:
         command = ["mpirun", "-n", str(engines + 1), sys.executable, "-c", "import mpi4py.MPI"]
         with Job(command, self._environment, self.directory / "bare.log") as job:
             wait_for_end(job, PATIENCE)
@@ -145,10 +196,12 @@ class Bench:
 
     def run(self, names: list[str]) -> None:
         """All rounds, each with another system first."""
-        systems = [IPYPARALLEL, FUTURES, BARE, OURS]
+        systems = [IPYPARALLEL, FUTURES, POOL, POOL_UNORDERED, LIMIT, BARE, OURS]
         for system in CLUSTERS:  # no start pays for reading the files for the first time
             subprocess.run([sys.executable, "-c", f"import {system}"], capture_output=True, check=False)
-        once = {"idle"}
+        once = {"idle", *names_of("million")}
+        nannies = [name for name in names if name in names_of("nanny")]
+        names = [name for name in names if name not in nannies]
         for number in range(self.settings.rounds):
             print(f"round {number + 1} of {self.settings.rounds}", file=sys.stderr, flush=True)
             now = [name for name in names if number == 0 or name not in once]
@@ -156,6 +209,32 @@ class Bench:
                 system = systems[(number + step) % len(systems)]
                 self.measure(system, [name for name in now if name != "start-16"], ENGINES)
                 self.measure(system, [name for name in now if name == "start-16"], 16)
+        if nannies:
+            self.compare_nannies(nannies)
+
+
+def serves(system: str, spec: Spec) -> bool:
+    """Whether a row needs a system."""
+    return system in (OURS, spec.peer) or (system == LIMIT and spec.per is not None)
+
+
+def simulate() -> str:
+    """What the simulation of whole clusters prints."""
+    if not EFFICIENCY.exists():
+        return f"{SIMULATION}: skipped, there is no {EFFICIENCY.relative_to(HERE.parent)}"
+    command = ["cargo", "run", "--quiet", "--release", "--locked", "-p", "pxcluster-scheduler", "--example"]
+    ended = subprocess.run([*command, EFFICIENCY.stem], cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=False)
+    if ended.returncode != 0:
+        raise MeasurementError(f"{SIMULATION}: cargo ended with {ended.returncode}")
+    return ended.stdout.rstrip()
+
+
+def row_names(wanted: str) -> list[str]:
+    """The rows that --only NAME means."""
+    names = [SIMULATION] if wanted == SIMULATION else names_of(wanted)
+    if not names:
+        raise argparse.ArgumentTypeError(f"there is no {wanted!r} among {', '.join([*NAMES, SIMULATION])}")
+    return names
 
 
 def end(signum: int, _: object) -> NoReturn:
@@ -167,11 +246,22 @@ def main() -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round and fewer repetitions")
-    parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    parser.add_argument(
+        "--only",
+        action="extend",
+        type=row_names,
+        metavar="NAME",
+        help=f"these rows alone, or those that begin so: {', '.join([*NAMES, SIMULATION])}",
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGHUP, end)
-    names: list[str] = options.only or NAMES
+    names: list[str] = options.only or [*NAMES, *([] if options.quick else [SIMULATION])]
+    simulated = simulate() if SIMULATION in names else ""
+    names = [name for name in dict.fromkeys(names) if name != SIMULATION]
+    if not names:
+        print(simulated)
+        return 0
     machine = report.describe_machine()
     directory = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
@@ -181,15 +271,20 @@ def main() -> int:
         shutil.rmtree(directory, ignore_errors=True)
     machine["load after"] = f"{report.load():.2f}"
 
-    rows = make_rows(bench.samples, names)
+    skipped = {line.partition(":")[0] for line in bench.skipped}
+    rows = make_rows(bench.samples, [name for name in names if name not in skipped])
     OUT.mkdir(exist_ok=True)
     report.write_json(OUT / "bench.json", machine, rows, bench.samples, bench.failures)
     (OUT / "bench.png").unlink(missing_ok=True)
     report.write_png(OUT / "bench.png", machine, rows)
     print(", ".join(f"{name}: {value}" for name, value in machine.items()), end="\n\n")
     print(report.table(rows))
+    for line in bench.skipped:
+        print(f"skipped: {line}")
     for failure in bench.failures:
         print(f"failed: {failure}")
+    if simulated:
+        print(f"\n{simulated}")
     return 0 if all(row.ok for row in rows) and not bench.failures else 1
 
 

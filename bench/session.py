@@ -16,7 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from clusters import Cluster
-from measure import idle_percent, latency, marked_processes, percentile, rate, resident_mb, wait_until
+from durations import uneven, with_straggler
+from measure import (
+    idle_percent,
+    latency,
+    makespan,
+    marked_processes,
+    paired_ratios,
+    percentile,
+    rate,
+    resident_mb,
+    wait_until,
+)
+from million import million
 from ours import PxCluster
 from peers.ipyparallel_peer import IPyParallel
 
@@ -80,7 +92,7 @@ def map_rate(run_map: Callable[[int], Iterable[int]], tasks: int, sample: int) -
     return sampled if tasks <= sample or tasks / sampled > LONGEST_MAP else rate(run_map, tasks)
 
 
-def measure(client: Any, rows: list[str], options: argparse.Namespace) -> Iterator[tuple[str, float]]:
+def measure(client: Any, rows: list[str], options: argparse.Namespace) -> Iterator[tuple[str, float | list[float]]]:
     """What is measured after the start, in an order in which nothing disturbs what follows."""
     first, every, balanced = client[0], client[:], client.load_balanced_view()
 
@@ -99,6 +111,29 @@ def measure(client: Any, rows: list[str], options: argparse.Namespace) -> Iterat
     if "map" in rows:
         list(run_map(100))
         yield "map", map_rate(run_map, options.tasks, options.sample)
+    for name, durations in (("uneven", uneven()), ("straggler", with_straggler(uneven()))):
+        if name in rows:
+            list(run_map(100))
+            yield name, makespan(lambda: balanced.map(time.sleep, durations, chunksize=1, block=True))  # noqa: B023
+    if "retries" in rows:
+        again = client.load_balanced_view(retries=3)
+
+        def run_again(tasks: int) -> Iterable[int]:
+            results: Iterable[int] = again.map(lambda x: x, range(tasks), chunksize=1, block=True)
+            return results
+
+        yield (
+            "retries",
+            paired_ratios(
+                lambda: rate(run_again, options.tasks, most=1),
+                lambda: rate(run_map, options.tasks, most=1),
+                options.pairs,
+            ),
+        )
+    if any(row.startswith("million-") for row in rows):
+        list(run_map(options.tasks))
+        cluster = CLUSTERS[options.system]
+        yield from million(run_map, cluster.controller(marked_processes(options.mark)))
 
 
 def main() -> None:
@@ -113,6 +148,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, required=True)
     parser.add_argument("--tasks", type=int, required=True)
     parser.add_argument("--sample", type=int, required=True, help="tasks of the first map")
+    parser.add_argument("--pairs", type=int, required=True, help="pairs of measurements where two are compared")
     parser.add_argument("--idle-seconds", type=float, required=True)
     options = parser.parse_args()
     rows = options.rows.split(",")
@@ -121,11 +157,11 @@ def main() -> None:
     client = connect(
         importlib.import_module(cluster.module), cluster.connection_file(options.directory), options.engines
     )
-    figures = {f"start-{options.engines}": time.monotonic() - options.spawned}
+    figures: dict[str, float | list[float]] = {f"start-{options.engines}": time.monotonic() - options.spawned}
     if any(row.startswith("memory-") for row in rows):
         figures.update(memory(cluster, options.mark))
     print(json.dumps(figures), flush=True)
-    if {"idle", "apply", "execute", "map"} & set(rows):
+    if any(not row.startswith(("start-", "memory-")) for row in rows):
         for name, figure in measure(client, rows, options):
             figures[name] = figure
             print(json.dumps(figures), flush=True)

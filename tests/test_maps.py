@@ -6,6 +6,7 @@ import itertools
 import operator
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pxcluster as ipp
@@ -136,6 +137,27 @@ def test_parallel_functions(rc: Client) -> None:
     assert sorted(square.map(range(10))) == [n * n for n in range(10)]
     halves = rc[:].parallel(block=True)(interactive(lambda part: [sum(part)]))
     assert halves(range(8)) == [1, 5, 9, 13]
+
+
+def test_tries_are_counted(rc: Client, tmp_path: Path) -> None:
+    @interactive
+    def fail_at_first(times: int, folder: str) -> int:
+        import os
+
+        tries = len(os.listdir(folder))
+        open(os.path.join(folder, str(tries)), "w").close()
+        if tries < times:
+            raise ValueError(f"try {tries}")
+        return times
+
+    folders = [tmp_path / str(times) for times in range(4)]
+    for folder in folders:
+        folder.mkdir()
+    view = rc.load_balanced_view(retries=2)
+    result = view.map_async(fail_at_first, range(4), map(str, folders), return_exceptions=True)
+    assert result.get(timeout=60)[:3] == [0, 1, 2]
+    assert result.tries == [1, 2, 3, 3]
+    assert result.status == ["ok", "ok", "ok", "error"]
 
 
 def test_abort_of_what_has_not_started(rc: Client) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from collections.abc import Iterable
 
-from measure import MARK, idle_percent, latency, rate
+from durations import uneven, with_straggler
+from measure import MARK, idle_percent, latency, makespan, rate
 from mpi4py import MPI
 from mpi4py.futures import MPIPoolExecutor
 
@@ -32,7 +34,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, required=True)
     parser.add_argument("--tasks", type=int, required=True)
     parser.add_argument("--idle-seconds", type=float, required=True)
-    options = parser.parse_args()
+    options, _ = parser.parse_known_args()
     rows = options.rows.split(",")
     figures: dict[str, float | str] = {"mpi": MPI.Get_library_version().splitlines()[0].partition(",")[0].strip("\0 ")}
     if MPI.COMM_WORLD.Get_size() != options.engines + 1:
@@ -52,6 +54,10 @@ def main() -> None:
             figures["apply"] = latency(lambda: executor.submit(nothing).result(), options.calls)
         if "map" in rows:
             figures["map"] = rate(run_map, options.tasks)
+        if "uneven" in rows:
+            figures["uneven"] = makespan(lambda: executor.map(time.sleep, uneven(), chunksize=1))
+        if "straggler" in rows:
+            figures["straggler"] = makespan(lambda: executor.map(time.sleep, with_straggler(uneven()), chunksize=1))
     print(json.dumps(figures), flush=True)
 
 

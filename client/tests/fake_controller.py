@@ -163,6 +163,8 @@ class FakeController:
         content = serialize.loads(buffers) if buffers else None
         targets = list(self.engines) if header["targets"] is None else header["targets"]
         for number in targets:
+            if number not in self.engines:
+                continue  # it has died, and the client knows
             started = time.time()
             status, answer = self._run(header, self.engines[number], header["kind"], content, buffers)
             self._answer(
@@ -250,6 +252,8 @@ class FakeController:
 
     def _on_abort(self, header, buffers):
         self._answer({"type": "done", "id": header["id"]})
+
+    _on_interrupt = _on_abort
 
     def _on_status(self, header, buffers):
         self._answer(

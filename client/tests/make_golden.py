@@ -47,12 +47,13 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
         [b"function", struct.pack("<4Q", 0, 1, 3, 6), b"abbccc"],
     ),
     "signal": ({"type": "signal", "id": 3, "signum": 2, "targets": None}, []),
+    "interrupt": ({"type": "interrupt", "id": 12, "requests": [3, 4]}, []),
     "abort": ({"type": "abort", "id": 4, "requests": [1, 2], "targets": None}, []),
     "status_request": ({"type": "status", "id": 5}, []),
     "shutdown": ({"type": "shutdown", "id": 6}, []),
     "kill": ({"type": "kill", "id": 7, "targets": [1]}, []),
     "goodbye": ({"type": "goodbye"}, []),
-    "death": ({"type": "death", **_NANNY, "signal": 11, "code": None}, []),
+    "death": ({"type": "death", **_NANNY, "signal": 11, "code": None, "running": {"client": 2, "request": 7, "task": 41}}, []),
     "silent": ({"type": "silent", **_NANNY, "seconds": 30.5}, []),
     "welcome": (
         {

@@ -226,3 +226,23 @@ def test_an_open_client_does_not_keep_the_interpreter_alive(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 1, 2, 3]\n", "")
     fake.expect("goodbye")
     fake.close()
+
+
+def test_result_status(rc, controller):
+    lbv = rc.load_balanced_view()
+    first = lbv.map_async(len, ["a", "bb", 5])
+    first.wait()
+    controller.hold.set()
+    second = rc[0].apply_async(len, "a")
+    ids = first.msg_ids
+    assert rc.result_status([*ids, second]) == {"pending": second.msg_ids, "completed": ids}
+    assert rc.result_status(ids[1], status_only=False) == {"pending": [], "completed": [ids[1]], ids[1]: 2}
+    found = rc.result_status([first, -1], status_only=False)
+    assert (found["pending"], found["completed"], found[ids[0]]) == (second.msg_ids, ids, 1)
+    assert isinstance(found[ids[2]], ipp.RemoteError)
+    controller.release()
+    second.get()
+    assert rc.result_status(second) == {"pending": [], "completed": second.msg_ids}
+    for unknown in ("s1_99", "other_1"):
+        with pytest.raises(KeyError, match=unknown):
+            rc.result_status(unknown)

@@ -142,8 +142,9 @@ def test_flags(dv, lbv):
     with pytest.raises(ValueError, match="Invalid timeout"):
         lbv.set_flags(timeout=-1)
     assert lbv.timeout == 0
-    with pytest.raises(NotImplementedError):
-        lbv.set_flags(after=dv.apply_async(len, "a"))
+    with pytest.raises(ipp.InvalidDependency, match="no msg_id"):
+        lbv.set_flags(after="nonsense")
+    assert lbv.after is None
 
 
 def test_all_engines_are_one_broadcast_without_a_list(dv, rc, controller):

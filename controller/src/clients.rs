@@ -19,14 +19,16 @@ pub(crate) struct Clients {
     last: u32,
     by_id: BTreeMap<ClientId, Client>,
     by_connection: BTreeMap<ConnectionId, ClientId>,
+    by_name: BTreeMap<String, ClientId>,
 }
 
 impl Clients {
-    pub(crate) fn add(&mut self, connection: ConnectionId, outbox: Outbox) -> ClientId {
+    pub(crate) fn add(&mut self, connection: ConnectionId, session: String, outbox: Outbox) -> ClientId {
         self.last += 1;
         let id = ClientId(self.last);
         self.by_id.insert(id, Client { connection, outbox });
         self.by_connection.insert(connection, id);
+        self.by_name.insert(session, id);
         id
     }
 
@@ -38,6 +40,11 @@ impl Clients {
 
     pub(crate) fn of(&self, connection: ConnectionId) -> Option<ClientId> {
         self.by_connection.get(&connection).copied()
+    }
+
+    /// The client of a session, here or gone.
+    pub(crate) fn named(&self, session: &str) -> Option<ClientId> {
+        self.by_name.get(session).copied()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -2,6 +2,7 @@
 
 mod deaths;
 mod requests;
+mod unrun;
 
 use crate::Settings;
 use crate::certificate::{Identity, IdentityError, random_hex};
@@ -13,6 +14,7 @@ use crate::listener::{LAST_FRAMES, ListenError, RemoteListener, serve_local};
 use crate::maps::{self, Maps};
 use crate::nannies::Nannies;
 use crate::relays::Relays;
+use crate::timeouts::Timeouts;
 use bytes::Bytes;
 use nix::unistd::Pid;
 use pxcluster_protocol::codec::{self, CodecError};
@@ -20,7 +22,7 @@ use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::from_client::DirectKind;
 use pxcluster_protocol::to_client::{EngineInfo, ToClient, Welcome};
 use pxcluster_protocol::to_controller::ToController;
-use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, ReportTo, ToEngine};
+use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, ReportTo, Steal, ToEngine};
 use pxcluster_protocol::{EngineId, EngineSet, PROTOCOL_VERSION, Rank, RequestKey, Status, VERSION};
 use pxcluster_scheduler as scheduler;
 use pxcluster_scheduler::{Action, Event, GrantPolicy};
@@ -116,6 +118,7 @@ pub struct Controller<T: Transport> {
     /// Bodies of direct requests until all targets have answered.
     bodies: BTreeMap<RequestKey, (DirectKind, Vec<Bytes>)>,
     engines: BTreeMap<EngineId, EngineInfo>,
+    timeouts: Timeouts,
     /// Engines that have died, and one sentence about each.
     gone: BTreeMap<EngineId, String>,
     /// Engines that MPI cannot reach: since when, and its words.
@@ -146,6 +149,7 @@ impl<T: Transport> Controller<T> {
             maps: Maps::default(),
             bodies: BTreeMap::new(),
             engines: BTreeMap::new(),
+            timeouts: Timeouts::default(),
             gone: BTreeMap::new(),
             suspects: BTreeMap::new(),
             nannies: Nannies::default(),
@@ -211,6 +215,9 @@ impl<T: Transport> Controller<T> {
         }
         loop {
             let more = self.handle_round(notices)?;
+            while let Some(key) = self.timeouts.next_due(Instant::now()) {
+                self.decide(Event::TimedOut(key), &Answer::default())?;
+            }
             self.handle_suspects()?;
             if !self.published && self.engines.len() == size as usize && self.deadline.is_none() {
                 self.published = true;
@@ -268,6 +275,7 @@ impl<T: Transport> Controller<T> {
             return self.handle_message(from, &message);
         }
         let idle = if self.deadline.is_some() { ENDING } else { IDLE };
+        let idle = self.timeouts.nap(Instant::now()).map_or(idle, |nap| nap.min(idle));
         let nap = self.transport.nap().map_or(idle, |nap| nap.min(idle));
         let rung = async {
             match bell {
@@ -321,11 +329,12 @@ impl<T: Transport> Controller<T> {
     fn handle_notice(&mut self, notice: Notice) -> Result<(), ControllerError> {
         match notice {
             Notice::Connected { connection, outbox } => {
-                let client = self.clients.add(connection, outbox);
+                let session = random_hex(8)?;
+                let client = self.clients.add(connection, session.clone(), outbox);
                 let python = self.settings.python.split('.').take(2).collect::<Vec<_>>().join(".");
                 let welcome = Welcome {
                     protocol_version: PROTOCOL_VERSION,
-                    session: random_hex(8)?,
+                    session,
                     client_id: client,
                     cluster_id: self.settings.cluster_id.clone(),
                     python,
@@ -398,13 +407,21 @@ impl<T: Transport> Controller<T> {
             ToController::DirectReply { key, epoch: _, status, started, completed } => {
                 let reply = ToClient::Reply { id: key.request, engine, status, started, completed };
                 let answer = Answer { engine: Some(engine), reply: Some(reply), body };
-                self.decide(Event::DirectFinished { key, engine }, &answer)
+                let success = status == Status::Ok;
+                self.decide(Event::DirectFinished { key, engine, success }, &answer)
             }
             ToController::Results { key, busy } => {
                 let column = |at: usize| body.get(at).map(|bytes| &bytes[..]).unwrap_or_default();
                 let (tasks, failed) = (maps::indices(column(0)), maps::failed(column(1)));
                 let answer = Answer { engine: Some(engine), reply: None, body };
                 self.decide(Event::TasksFinished { key, engine, tasks: &tasks, failed: &failed, busy }, &answer)
+            }
+            ToController::Ask { received } => self.decide(Event::Asked { engine, received }, &Answer::default()),
+            ToController::Gave { key, thief, ranges } => {
+                self.decide(Event::Gave { engine, key, thief, ranges }, &Answer::default())
+            }
+            ToController::Got { key, victim, ranges } => {
+                self.decide(Event::Got { engine, key, victim, ranges }, &Answer::default())
             }
             ToController::Output { key, task, name } => {
                 let output = ToClient::Output { id: key.request, engine, task, name };
@@ -433,8 +450,8 @@ impl<T: Transport> Controller<T> {
                     relay(&mut self.transport, &targets, &cargo, body)?;
                 }
             }
-            Action::Grant { engine, key, range, submitted, last_direct, first } => {
-                let Some(body) = self.maps.grant(key, &range, first) else { return Ok(()) };
+            Action::Grant { engine, key, range, submitted, last_direct, function } => {
+                let Some(body) = self.maps.grant(key, &range, function) else { return Ok(()) };
                 let grant = ToEngine::Grant(Grant { key, range, submitted, last_direct });
                 send(&mut self.transport, engine.rank(), &grant, body)?;
             }
@@ -443,24 +460,24 @@ impl<T: Transport> Controller<T> {
                     self.clients.send(key.client, reply, answer.body.clone());
                 }
             }
-            Action::Deliver { key, accepted } => {
-                let frame = answer.engine.and_then(|engine| maps::results_frame(engine, &answer.body, &accepted));
+            Action::Steal { victim, thief, key, last_direct, function } => {
+                let steal = ToEngine::Steal(Steal { key, thief, last_direct, function });
+                send(&mut self.transport, victim.rank(), &steal, vec![])?;
+            }
+            Action::Deliver { key, accepted, tries } => {
+                let frame = |engine| maps::results_frame(engine, &answer.body, &accepted, &tries);
+                let frame = answer.engine.and_then(frame);
                 if let Some(buffers) = frame {
                     self.clients.send(key.client, &ToClient::Results { id: key.request }, buffers);
                 } else {
                     tracing::error!("results of {key} are malformed");
                 }
             }
-            Action::TasksAborted { key, tasks } => self.tell_not_run(key, tasks, Status::Aborted, &[]),
-            Action::TasksLost { key, tasks } => {
-                let last = self.gone.values().next_back().map(|sentence| format!("; {sentence}")).unwrap_or_default();
-                let error = lost_error(&format!("no engine is left that may run this task{last}"));
-                self.tell_not_run(key, tasks, Status::Error, &error);
-            }
+            Action::TasksEnded { key, tasks, why } => self.tell_not_run(key, tasks, &why),
             Action::AbortOn { key, engines } => self.broadcast(&engines, &Cargo::Abort(vec![key]))?,
             Action::DirectLost { key, engine } => {
-                let sentence = self.gone.get(&engine).cloned().unwrap_or_else(|| format!("engine {engine} died"));
-                let error = lost_error(&format!("{sentence}, before it answered"));
+                let message = format!("{}, before it answered", self.death_of(engine));
+                let error = unrun::error_payload("EngineError", &message);
                 let now = unix_time();
                 let reply =
                     ToClient::Reply { id: key.request, engine, status: Status::Error, started: now, completed: now };
@@ -469,6 +486,9 @@ impl<T: Transport> Controller<T> {
             Action::DirectDone { key, engines } => {
                 self.bodies.remove(&key);
                 self.broadcast(&engines, &Cargo::Forget(vec![key]))?;
+            }
+            Action::Forget { key, engine } => {
+                self.broadcast(&std::iter::once(engine).collect(), &Cargo::Forget(vec![key]))?;
             }
             Action::MapDone { key, engines } => {
                 self.maps.remove(key);
@@ -487,15 +507,6 @@ impl<T: Transport> Controller<T> {
 /// Seconds since 1970.
 fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
-
-/// An error payload as engines make them, for what an engine can no longer say.
-fn lost_error(message: &str) -> Vec<u8> {
-    let error = serde_json::json!({
-        "ename": "EngineError", "evalue": message, "traceback": null,
-        "engine_id": null, "engine_uuid": null, "method": "apply",
-    });
-    error.to_string().into_bytes()
 }
 
 /// This host's name.

@@ -110,7 +110,7 @@ mod tests {
         assert!(matches!(judge(&status, "secret"), Err(Refusal::NotHello)));
         let death = |key: &str| {
             let nanny = Nanny { protocol_version: PROTOCOL_VERSION, key: key.into(), engine: EngineId(0), pid: 1 };
-            let death = FromClient::Death(Death { nanny, signal: Some(9), code: None });
+            let death = FromClient::Death(Death { nanny, signal: Some(9), code: None, running: None });
             Frame::new(&death, vec![]).expect("encodes")
         };
         assert!(matches!(judge(&death("secret"), "secret"), Ok(Peer::Nanny(Report::Death(_)))));

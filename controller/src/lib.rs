@@ -17,6 +17,7 @@ mod maps;
 mod nannies;
 mod relays;
 mod session;
+mod timeouts;
 
 pub use certificate::IdentityError;
 pub use event_loop::{Controller, ControllerError, Ended};

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use pxcluster_protocol::codec::offset;
 use pxcluster_protocol::{EngineId, RequestKey, Status, TaskIndex};
-use pxcluster_scheduler::Accepted;
+use pxcluster_scheduler::{Accepted, Failed, Failure};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -51,8 +51,8 @@ impl Maps {
         self.by_key.remove(&key);
     }
 
-    /// Buffers of a grant: function (if it is the receiver's first), offsets from 0, items.
-    pub(crate) fn grant(&self, key: RequestKey, range: &Range<TaskIndex>, first: bool) -> Option<Vec<Bytes>> {
+    /// Buffers of a grant: function (if the receiver may not have it), offsets from 0, items.
+    pub(crate) fn grant(&self, key: RequestKey, range: &Range<TaskIndex>, function: bool) -> Option<Vec<Bytes>> {
         let map = self.by_key.get(&key)?;
         let begin = offset(&map.offsets, range.start as usize);
         let end = offset(&map.offsets, range.end as usize);
@@ -60,7 +60,7 @@ impl Maps {
         for task in range.start..=range.end {
             table.extend_from_slice(&((offset(&map.offsets, task as usize) - begin) as u64).to_le_bytes());
         }
-        let function = if first { map.function.clone() } else { Bytes::new() };
+        let function = if function { map.function.clone() } else { Bytes::new() };
         Some(vec![function, table.freeze(), map.items.slice(begin..end)])
     }
 }
@@ -70,17 +70,43 @@ pub(crate) fn indices(table: &[u8]) -> Vec<TaskIndex> {
     table.chunks_exact(4).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
 }
 
-/// Positions of the tasks that raised.
-pub(crate) fn failed(statuses: &[u8]) -> Vec<usize> {
-    let raised = u8::from(Status::Error);
-    statuses.iter().enumerate().filter(|(_, status)| **status == raised).map(|(at, _)| at).collect()
+/// The tasks that did not succeed.
+pub(crate) fn failed(statuses: &[u8]) -> Vec<Failed> {
+    let how = |status: u8| match Status::try_from(status) {
+        Ok(Status::Ok) => None,
+        Ok(Status::Aborted) => Some(Failure::Aborted),
+        Ok(Status::Unmet) => Some(Failure::Unmet),
+        Ok(Status::Error) | Err(_) => Some(Failure::Raised),
+    };
+    let all = statuses.iter().enumerate();
+    all.filter_map(|(at, status)| Some(Failed { at, how: how(*status)? })).collect()
 }
 
 /// Buffers of a client's `results` frame from an engine's results message, or `None` if that is malformed.
 ///
 /// The engine's columns are passed on as they are; the column of engine ids is added. If only some results count,
-/// the others are cut out.
-pub(crate) fn results_frame(engine: EngineId, buffers: &[Bytes], accepted: &Accepted) -> Option<Vec<Bytes>> {
+/// the others are cut out. `tries`: positions of the tasks that were tried more than once, and how often; the frame has a
+/// column of it if there are any.
+pub(crate) fn results_frame(
+    engine: EngineId,
+    buffers: &[Bytes],
+    accepted: &Accepted,
+    tries: &[(usize, u32)],
+) -> Option<Vec<Bytes>> {
+    let mut frame = result_columns(engine, buffers, accepted)?;
+    if !tries.is_empty() {
+        let count = |at: usize| tries.binary_search_by_key(&at, |(at, _)| *at).map_or(1, |found| tries[found].1);
+        let all = 0..buffers.get(1)?.len();
+        let column: Vec<u8> = match accepted {
+            Accepted::All => all.flat_map(|at| count(at).to_le_bytes()).collect(),
+            Accepted::Positions(positions) => positions.iter().flat_map(|at| count(*at).to_le_bytes()).collect(),
+        };
+        frame.push(column.into());
+    }
+    Some(frame)
+}
+
+fn result_columns(engine: EngineId, buffers: &[Bytes], accepted: &Accepted) -> Option<Vec<Bytes>> {
     let [indices, status, started, completed, offsets, payload] = buffers else { return None };
     let engines = |count: usize| Bytes::from(engine.0.to_le_bytes().repeat(count));
     let Accepted::Positions(positions) = accepted else {
@@ -147,12 +173,14 @@ mod tests {
         let indices: Bytes = [7u32, 8, 9].iter().flat_map(|i| i.to_le_bytes()).collect::<Vec<u8>>().into();
         let message =
             [indices, vec![0u8, 1, 0].into(), table([1, 2, 3]), table([4, 5, 6]), table([0, 1, 3, 6]), "abbccc".into()];
-        let frame = results_frame(EngineId(5), &message, &Accepted::Positions(vec![0, 2])).expect("well formed");
+        let frame =
+            results_frame(EngineId(5), &message, &Accepted::Positions(vec![0, 2]), &[(2, 3)]).expect("well formed");
         assert_eq!(super::indices(&frame[0]), vec![7, 9]);
         assert_eq!(super::indices(&frame[1]), vec![5, 5]);
         assert_eq!(frame[2], vec![0u8, 0]);
         assert_eq!((&frame[5], &frame[6]), (&table([0, 1, 4]), &Bytes::from_static(b"accc")));
-        let whole = results_frame(EngineId(5), &message, &Accepted::All).expect("well formed");
+        assert_eq!(super::indices(&frame[7]), vec![1, 3]);
+        let whole = results_frame(EngineId(5), &message, &Accepted::All, &[]).expect("well formed");
         assert_eq!(whole[6], Bytes::from_static(b"abbccc"));
     }
 }

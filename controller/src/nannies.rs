@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn causes_are_told_in_words() {
         let nanny = Nanny { protocol_version: 1, key: String::new(), engine: EngineId(3), pid: 4711 };
-        let death = |signal, code| cause(&Death { nanny: nanny.clone(), signal, code });
+        let death = |signal, code| cause(&Death { nanny: nanny.clone(), signal, code, running: None });
         assert_eq!(death(Some(11), None), "was killed by SIGSEGV (signal 11, a segmentation fault)");
         assert!(death(Some(9), None).starts_with("was killed by SIGKILL (signal 9, which the kernel sends"));
         assert_eq!(death(Some(40), None), "was killed by a signal (signal 40)");

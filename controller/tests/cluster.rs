@@ -7,7 +7,7 @@ use pxcluster_protocol::frame::{self, Frame, Limits};
 use pxcluster_protocol::from_client::{Death, DirectKind, FromClient, Hello, Nanny};
 use pxcluster_protocol::to_client::ToClient;
 use pxcluster_protocol::to_controller::ToController;
-use pxcluster_protocol::to_engine::{Cargo, ToEngine};
+use pxcluster_protocol::to_engine::{Cargo, Steal, ToEngine};
 use pxcluster_protocol::{EngineId, PROTOCOL_VERSION, Rank, Status, codec};
 use pxcluster_transport::loopback::{self, Loopback};
 use pxcluster_transport::{Transport, relay, send};
@@ -100,6 +100,10 @@ fn echo(mut transport: Loopback) {
                 ];
                 say(&mut transport, &ToController::Results { key: grant.key, busy: 1e-6 }, columns);
             }
+            (ToEngine::Steal(Steal { key, thief, .. }), _) => {
+                say(&mut transport, &ToController::Gave { key, thief, ranges: vec![] }, vec![]);
+            }
+            (ToEngine::Loot(_), _) => panic!("nobody gives anything away"),
             (ToEngine::Relay { cargo: Cargo::Direct(_), .. }, body) if me == EngineId(0) && body == ["die"] => return,
             (ToEngine::Relay { targets, cargo }, body) => {
                 relay(&mut transport, &targets.without(me), &cargo, &body).expect("encodes");
@@ -254,7 +258,7 @@ fn a_broadcast_goes_on_when_the_engine_dies_that_was_to_pass_it_on() {
     let connection = cluster.connection();
     let death = |key: &str| {
         let nanny = Nanny { protocol_version: PROTOCOL_VERSION, key: key.into(), engine: EngineId(0), pid: 4711 };
-        FromClient::Death(Death { nanny, signal: Some(11), code: None })
+        FromClient::Death(Death { nanny, signal: Some(11), code: None, running: None })
     };
     let mut stranger = Client::connect(&connection);
     stranger.say(&death("guess"), vec![]);

@@ -27,7 +27,8 @@ impl EngineSet {
 
     /// Whether `engine` is in the set.
     pub fn contains(&self, engine: EngineId) -> bool {
-        self.runs.iter().any(|&(start, end)| (start..end).contains(&engine.0))
+        let at = self.runs.partition_point(|&(_, end)| end <= engine.0);
+        self.runs.get(at).is_some_and(|&(start, _)| start <= engine.0)
     }
 
     /// The engines in ascending order.

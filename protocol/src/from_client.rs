@@ -1,6 +1,6 @@
 //! Client → controller: headers of the frames and what their buffers are.
 
-use crate::{EngineId, RequestId};
+use crate::{EngineId, RequestId, TaskIndex};
 use serde::{Deserialize, Serialize};
 
 /// Which engines a request is for; `None` means all that are alive when it arrives.
@@ -61,6 +61,13 @@ pub enum FromClient {
         /// On which engines.
         targets: Targets,
     },
+    /// Interrupts user code of these requests, wherever it runs now, and nothing else. Overtakes requests.
+    Interrupt {
+        /// The client's number of this request.
+        id: RequestId,
+        /// Which requests.
+        requests: Vec<RequestId>,
+    },
     /// Asks for the state of the cluster.
     Status {
         /// The client's number of this request.
@@ -97,6 +104,20 @@ pub struct Death {
     pub signal: Option<i32>,
     /// Its exit code.
     pub code: Option<i32>,
+    /// The load-balanced task that it was running.
+    #[serde(default)]
+    pub running: Option<RunningTask>,
+}
+
+/// A task of a map, as engines name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningTask {
+    /// Number of the session.
+    pub client: u32,
+    /// The map.
+    pub request: RequestId,
+    /// Which of its tasks.
+    pub task: TaskIndex,
 }
 
 /// An engine whose process lives and whose communication stands still, or moves again.

@@ -1,8 +1,9 @@
 //! Engine → controller.
 
 use crate::to_client::OutputName;
-use crate::{Epoch, RequestKey, Status, TaskIndex};
+use crate::{EngineId, Epoch, RequestKey, Status, TaskIndex};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// A message's header; buffers as said at each variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +42,29 @@ pub enum ToController {
         key: RequestKey,
         /// Seconds of the main thread that these tasks took together.
         busy: f64,
+    },
+    /// The engine will have nothing to do soon.
+    Ask {
+        /// How often it has been sent tasks so far, by anybody.
+        received: u64,
+    },
+    /// The engine has received tasks from another one. Precedes their results.
+    Got {
+        /// The map.
+        key: RequestKey,
+        /// From whom.
+        victim: EngineId,
+        /// Which tasks.
+        ranges: Vec<Range<TaskIndex>>,
+    },
+    /// The engine has sent tasks to another one.
+    Gave {
+        /// The map.
+        key: RequestKey,
+        /// To whom.
+        thief: EngineId,
+        /// Which tasks; none if it had none to spare.
+        ranges: Vec<Range<TaskIndex>>,
     },
     /// User code printed or displayed. One buffer: UTF-8 text, or JSON for `display`.
     Output {

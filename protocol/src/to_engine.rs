@@ -19,6 +19,10 @@ pub enum ToEngine {
     /// Tasks of one map. Buffers: function (empty when the receiver has it), item lengths `u64[n + 1]` offsets
     /// relative to the first item, items back to back.
     Grant(Grant),
+    /// Give the back half of the waiting tasks of a map to another engine, and tell the controller.
+    Steal(Steal),
+    /// Tasks that their engine has given away, engine → engine. Buffers as of a grant, items in the order of `ranges`.
+    Loot(Loot),
 }
 
 /// Contents of a broadcast.
@@ -30,6 +34,8 @@ pub enum Cargo {
     Direct(Direct),
     /// A signal for user code.
     Signal(i32),
+    /// SIGINT for user code, if it is of one of these requests.
+    Interrupt(Vec<RequestKey>),
     /// Nothing of these requests is to start any more.
     Abort(Vec<RequestKey>),
     /// These maps are finished: their functions can be dropped.
@@ -102,6 +108,30 @@ pub struct Grant {
     /// Epoch at the map's submission.
     pub submitted: Epoch,
     /// Last direct request of the receiver when the grant was made (invariant I1).
+    pub last_direct: Epoch,
+}
+
+/// Who is to get tasks of which map.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Steal {
+    /// The map.
+    pub key: RequestKey,
+    /// The engine that has nothing left to do.
+    pub thief: EngineId,
+    /// The thief's last direct request when this was decided (invariant I1).
+    pub last_direct: Epoch,
+    /// Whether the thief needs the map's function.
+    pub function: bool,
+}
+
+/// Stolen tasks of one map.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loot {
+    /// The map.
+    pub key: RequestKey,
+    /// Which tasks.
+    pub ranges: Vec<Range<TaskIndex>>,
+    /// Last direct request of the receiver when the controller decided the theft (invariant I1).
     pub last_direct: Epoch,
 }
 

@@ -9,8 +9,20 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::Path;
 
-const FROM_CLIENT: [&str; 11] =
-    ["hello", "direct", "map", "signal", "abort", "status_request", "shutdown", "kill", "goodbye", "death", "silent"];
+const FROM_CLIENT: [&str; 12] = [
+    "hello",
+    "direct",
+    "map",
+    "signal",
+    "abort",
+    "interrupt",
+    "status_request",
+    "shutdown",
+    "kill",
+    "goodbye",
+    "death",
+    "silent",
+];
 const TO_CLIENT: [&str; 12] = [
     "welcome",
     "refused",

@@ -5,14 +5,18 @@
 //! when it loses one), and waits. When the engine dies it tells rank 0 how, by a socket, and stays until rank 0 lets it go,
 //! so that the launcher sees no process end. Were the nanny killed, the kernel would kill the engine with it.
 //!
-//! The two share a socket pair, for what the engine tells its nanny, and one page of memory, in which the comm thread
-//! counts its turns: a count that stands still is a hung engine.
+//! The two share a socket pair, for what the engine tells its nanny, and one page of memory. In it the comm thread
+//! counts its turns: a count that stands still is a hung engine. And there stands which task runs, so that a task that kills
+//! engines can be told from those that only waited on one.
 
 #![allow(unsafe_code, reason = "fork before any thread exists, shared memory, _exit")]
 
+mod page;
 mod pulse;
 mod report;
 mod watch;
+
+pub(crate) use page::Page;
 
 use crate::cli::Flags;
 use anyhow::Context;
@@ -24,7 +28,6 @@ use pxcluster_protocol::to_engine::ReportTo;
 use serde::{Deserialize, Serialize};
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most descriptors that one message carries (the kernel allows 253).
 const DESCRIPTORS: usize = 200;
@@ -45,18 +48,18 @@ enum ToNanny {
 /// The engine's side.
 pub(crate) struct Nanny {
     line: Option<OwnedFd>,
-    beats: &'static AtomicU64,
+    page: &'static Page,
 }
 
 /// Splits an engine's rank in two and returns in the child. Rank 0 has no nanny, nor has anybody with `--no-nanny`. Must be
 /// called before any thread or MPI is started.
 pub(crate) fn begin(rank: Rank, flags: &Flags) -> anyhow::Result<Nanny> {
-    let beats = shared_counter().context("no memory can be shared with a nanny")?;
+    let page = shared_page().context("no memory can be shared with a nanny")?;
     if flags.no_nanny {
-        return Ok(Nanny { line: None, beats });
+        return Ok(Nanny { line: None, page });
     }
     let_mpich_survive();
-    let Some(engine) = rank.engine() else { return Ok(Nanny { line: None, beats }) };
+    let Some(engine) = rank.engine() else { return Ok(Nanny { line: None, page }) };
     let (ours, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .context("no sockets for a nanny")?;
     // Blocked until the nanny reads it from a descriptor, so that no end of the child is missed.
@@ -71,11 +74,11 @@ pub(crate) fn begin(rank: Rank, flags: &Flags) -> anyhow::Result<Nanny> {
             drop(its);
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None).context("sigprocmask")?;
             become_the_engine(parent)?;
-            Ok(Nanny { line: Some(ours), beats })
+            Ok(Nanny { line: Some(ours), page })
         }
         ForkResult::Parent { child } => {
             drop(ours);
-            watch::Watch::new(engine, child, its, beats, flags.hung_after).run()
+            watch::Watch::new(engine, child, its, page, flags.hung_after).run()
         }
     }
 }
@@ -102,16 +105,16 @@ fn let_mpich_survive() {
     }
 }
 
-/// A counter that survives a fork as one.
-fn shared_counter() -> std::io::Result<&'static AtomicU64> {
+/// Memory that survives a fork as one.
+fn shared_page() -> std::io::Result<&'static Page> {
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping, which nothing else uses.
-    let page = unsafe { libc::mmap(std::ptr::null_mut(), size_of::<AtomicU64>(), protection, flags, -1, 0) };
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), size_of::<Page>(), protection, flags, -1, 0) };
     if page == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error());
     }
-    // SAFETY: the page is zeroed, aligned, and never unmapped.
-    Ok(unsafe { &*page.cast::<AtomicU64>() })
+    // SAFETY: the page is zeroed, which is a valid value, aligned, and never unmapped.
+    Ok(unsafe { &*page.cast::<Page>() })
 }
 
 impl Nanny {
@@ -122,7 +125,12 @@ impl Nanny {
 
     /// The engine's communication has taken a turn.
     pub(crate) fn beat(&self) {
-        self.beats.fetch_add(1, Ordering::Relaxed);
+        self.page.beat();
+    }
+
+    /// Where the engine says which task it runs.
+    pub(crate) fn page(&self) -> &'static Page {
+        self.page
     }
 
     /// Gives the nanny duplicates of every connection that this process has: all are MPI's, as long as no user code runs.

@@ -3,20 +3,28 @@
 //! An event costs the logarithm of what is under way, plus the actions that it causes; only a request that names many
 //! engines, and an engine's loss, look at many engines.
 
+mod dependencies;
 mod directs;
 mod engines;
 mod event;
+mod losses;
 mod map;
 mod maps;
+mod thefts;
+mod waits;
 
-pub use event::{Accepted, Action, EngineLoad, Event};
+pub use dependencies::{Dependency, Need};
+pub use event::{Accepted, Action, EngineLoad, Event, Failed, Failure, NewMap, Suspect, Why};
 
 use crate::grants::{GrantPolicy, Held};
+use dependencies::Outcomes;
 use directs::Directs;
 use engines::{EngineState, Engines};
 use maps::Maps;
 use pxcluster_protocol::{ClientId, EngineId, EngineSet, Epoch, RequestId, RequestKey, TaskIndex};
-use std::ops::RangeInclusive;
+use std::collections::BTreeSet;
+use std::ops::{Range, RangeInclusive};
+use waits::Waits;
 
 /// The controller's machine. See the crate's page for its invariants.
 #[derive(Debug, Default)]
@@ -26,6 +34,10 @@ pub struct Controller {
     engines: Engines,
     directs: Directs,
     maps: Maps,
+    outcomes: Outcomes,
+    waits: Waits,
+    /// Engines that get nothing until they are idle, because a task waits that must be alone.
+    draining: BTreeSet<EngineId>,
 }
 
 impl Controller {
@@ -46,7 +58,7 @@ impl Controller {
 
     /// Tasks that no engine holds.
     pub fn unassigned(&self) -> u64 {
-        self.maps.unassigned()
+        self.maps.unassigned() + self.maps.waiting()
     }
 
     /// The client's requests that are under way.
@@ -66,21 +78,23 @@ impl Controller {
                 self.engines.join(engine);
                 self.grant(engine, out);
             }
-            Event::EngineLost(engine) => self.handle_engine_lost(engine, out),
+            Event::EngineLost { engine, suspect } => self.handle_engine_lost(engine, suspect, out),
             Event::Direct { key, targets } => {
                 self.epoch = self.epoch.next();
+                self.outcomes.begin_direct(key, &targets);
+                let from = out.len();
                 self.directs.submit(key, targets, self.epoch, &mut self.engines, out);
+                self.note_directs(from, out);
             }
-            Event::Map { key, tasks, targets, retries } => {
-                self.maps.submit(key, tasks, targets, retries, self.epoch);
-                self.end_orphans(out);
-                self.feed_idle(key, out);
-                self.end_map_if_finished(key, out);
-            }
-            Event::DirectFinished { key, engine } => {
+            Event::Map(new) => self.handle_map(new, out),
+            Event::DirectFinished { key, engine, success } => {
                 if self.engines.answer(engine, key) {
                     out.push(Action::Reply { key, engine });
+                    self.outcomes.direct_ended(key, engine, success);
+                    let from = out.len();
                     self.directs.close(key, engine, &self.engines, out);
+                    self.note_directs(from, out);
+                    self.judge_waiting_for(key, out);
                 }
                 self.grant(engine, out);
             }
@@ -88,14 +102,26 @@ impl Controller {
                 self.handle_tasks_finished(key, engine, tasks, failed, busy, out);
                 self.grant(engine, out);
             }
-            Event::Abort(keys) => keys.into_iter().for_each(|key| self.handle_abort(key, out)),
-            Event::ClientGone(client) => {
-                let keys: Vec<_> = self.maps.of_client(client).chain(self.directs.of_client(client)).collect();
-                for key in keys {
-                    self.handle_abort(key, out);
+            Event::Asked { engine, received } => {
+                if !self.draining.contains(&engine) && self.engines.ask(engine, received) {
+                    self.grant(engine, out);
                 }
             }
+            Event::Gave { engine, key, thief, ranges } => self.handle_gave(engine, key, thief, &ranges, out),
+            Event::Got { engine, key, victim, ranges } => self.handle_got(engine, key, victim, &ranges, out),
+            Event::TimedOut(key) => self.handle_timed_out(key, out),
+            Event::Abort(keys) => self.handle_aborts(&keys, out),
+            Event::ClientGone(client) => self.handle_aborts(&self.requests_of(client), out),
         }
+        self.match_thieves(out);
+    }
+
+    fn handle_map(&mut self, new: NewMap, out: &mut Vec<Action>) {
+        let key = new.key;
+        self.outcomes.begin_map(key, new.tasks);
+        self.maps.submit(new, self.epoch);
+        self.begin_waiting(key, out);
+        self.end_map_if_finished(key, out);
     }
 
     fn handle_tasks_finished(
@@ -103,98 +129,107 @@ impl Controller {
         key: RequestKey,
         engine: EngineId,
         tasks: &[TaskIndex],
-        failed: &[usize],
+        failed: &[Failed],
         busy: f64,
         out: &mut Vec<Action>,
     ) {
-        let mut positions = self.engines.release(engine, key, tasks);
-        let Some(map) = self.maps.get_mut(key).filter(|_| !positions.is_empty()) else { return };
-        map.measure(tasks.len(), busy);
-        let mut again = Vec::new();
-        positions.retain(|at| {
-            let counts = failed.binary_search(at).is_err() || !map.try_again(tasks[*at]);
-            if !counts {
-                again.push(tasks[*at]);
+        let positions = self.engines.release(engine, key, tasks);
+        let Some(map) = self.maps.get_mut(key) else {
+            if self.engines.is_alive(engine) {
+                out.push(Action::Forget { key, engine }); // late news of tasks that others have finished meanwhile
             }
-            counts
-        });
-        map.finished += positions.len() as u64;
-        if !positions.is_empty() {
-            let accepted = if positions.len() == tasks.len() { Accepted::All } else { Accepted::Positions(positions) };
-            out.push(Action::Deliver { key, accepted });
+            return;
+        };
+        map.served.insert(engine);
+        if positions.is_empty() {
+            return;
+        }
+        map.measure(tasks, busy);
+        let (mut counted, mut again, mut tries) = (Vec::with_capacity(positions.len()), Vec::new(), Vec::new());
+        let mut failures = failed.iter().peekable();
+        for at in positions {
+            while failures.next_if(|failure| failure.at < at).is_some() {}
+            let how = failures.peek().filter(|failure| failure.at == at).map(|failure| failure.how);
+            let task = tasks[at];
+            match how {
+                Some(Failure::Raised) if map.try_again(task) => again.push(task),
+                Some(Failure::Unmet) if !map.aborted => {
+                    map.exclude(task, engine);
+                    again.push(task);
+                }
+                _ => {
+                    self.outcomes.task_ended(key, task, Some(engine), how.is_none());
+                    tries.extend(map.tries(task).map(|count| (at, count)));
+                    counted.push(at);
+                }
+            }
+        }
+        map.finished += counted.len() as u64;
+        if !counted.is_empty() {
+            let accepted = if counted.len() == tasks.len() { Accepted::All } else { Accepted::Positions(counted) };
+            out.push(Action::Deliver { key, accepted, tries });
         }
         if !again.is_empty() {
             for task in again {
                 self.maps.put_back(key, task..task + 1);
             }
+            self.end_orphans(out);
             self.feed_idle(key, out);
         }
+        self.judge_waiting_for(key, out);
         self.end_map_if_finished(key, out);
     }
 
-    fn handle_engine_lost(&mut self, engine: EngineId, out: &mut Vec<Action>) {
-        let Some(state) = self.engines.lose(engine) else { return };
-        for key in state.directs.into_keys() {
-            out.push(Action::DirectLost { key, engine });
-            self.directs.close(key, engine, &self.engines, out);
+    fn handle_timed_out(&mut self, key: RequestKey, out: &mut Vec<Action>) {
+        self.end_unheld(key, Why::TimedOut, out);
+    }
+
+    fn handle_aborts(&mut self, keys: &[RequestKey], out: &mut Vec<Action>) {
+        // All are marked first: the end of one may let another one start.
+        for key in keys {
+            self.maps.get_mut(*key).into_iter().for_each(|map| map.aborted = true);
         }
-        self.directs.repeat_relayed_by(engine, &self.engines, out);
-        let mut grown = Vec::new();
-        for (key, held) in state.held {
-            for range in held.iter() {
-                self.maps.put_back(key, range);
-            }
-            if let Some(map) = self.maps.get(key) {
-                grown.push((map.number, key));
-                if map.aborted {
-                    self.end_pool_as_aborted(key, out);
-                }
-            }
-        }
-        self.end_orphans(out);
-        grown.sort_unstable();
-        for (_, key) in grown {
-            self.feed_idle(key, out);
+        for key in keys {
+            self.handle_abort(*key, out);
         }
     }
 
     fn handle_abort(&mut self, key: RequestKey, out: &mut Vec<Action>) {
         self.directs.abort(key, out);
-        let Some(map) = self.maps.get_mut(key) else { return };
-        map.aborted = true;
+        let Some(map) = self.maps.get(key) else { return };
         let holds = |id: &&EngineId| self.engines.get(**id).is_some_and(|state| state.held.contains_key(&key));
         let engines: EngineSet = map.served.iter().filter(holds).copied().collect();
         if !engines.is_empty() {
             out.push(Action::AbortOn { key, engines });
         }
-        self.end_pool_as_aborted(key, out);
+        self.end_unheld(key, Why::Aborted, out);
     }
 
-    fn end_pool_as_aborted(&mut self, key: RequestKey, out: &mut Vec<Action>) {
-        let tasks = self.maps.end_pool(key);
+    /// Ends the tasks of a map that no engine holds.
+    fn end_unheld(&mut self, key: RequestKey, why: Why, out: &mut Vec<Action>) {
+        let tasks = self.maps.end_unheld(key);
         if !tasks.is_empty() {
-            out.push(Action::TasksAborted { key, tasks });
+            self.outcomes.tasks_not_run(key, &tasks);
+            out.push(Action::TasksEnded { key, tasks, why });
+            self.judge_waiting_for(key, out);
         }
         self.end_map_if_finished(key, out);
     }
 
-    /// Ends the waiting tasks that no living engine may run.
-    fn end_orphans(&mut self, out: &mut Vec<Action>) {
-        let engines = &self.engines;
-        let is_alive = |targets: Option<&EngineSet>| match targets {
-            None => engines.len() > 0,
-            Some(targets) => targets.iter().any(|engine| engines.is_alive(engine)),
-        };
-        for key in self.maps.orphans(is_alive) {
-            let tasks = self.maps.end_pool(key);
-            out.push(Action::TasksLost { key, tasks });
-            self.end_map_if_finished(key, out);
-        }
+    /// Ends tasks that are in no holdings and no pool.
+    fn end_tasks(&mut self, key: RequestKey, tasks: Vec<Range<TaskIndex>>, why: Why, out: &mut Vec<Action>) {
+        self.maps.end(key, tasks.iter().map(|range| range.len() as u64).sum());
+        self.outcomes.tasks_not_run(key, &tasks);
+        out.push(Action::TasksEnded { key, tasks, why });
+        self.judge_waiting_for(key, out);
+        self.end_map_if_finished(key, out);
     }
 
     fn end_map_if_finished(&mut self, key: RequestKey, out: &mut Vec<Action>) {
         if let Some(map) = self.maps.remove_finished(key) {
             let engines = map.served.into_iter().filter(|&engine| self.engines.is_alive(engine)).collect();
+            self.outcomes.end(key);
+            self.waits.forget(key);
             out.push(Action::MapDone { key, engines });
         }
     }
@@ -203,12 +238,15 @@ impl Controller {
     /// An engine may take from an older map first, hence the loop. Engines at work get more when they report.
     fn feed_idle(&mut self, key: RequestKey, out: &mut Vec<Action>) {
         while let Some(map) = self.maps.get(key) {
-            let engines = self.engines.idle(map.targets.as_ref(), map.pool.len() as usize);
-            if engines.is_empty() {
-                return;
-            }
+            // Of those that are idle some may be the ones that a special task excludes.
+            let most = if map.specials.is_empty() { map.pool.len() as usize } else { usize::MAX };
+            let engines = self.engines.idle(map.targets.as_ref(), most);
+            let before = out.len();
             for engine in engines {
                 self.grant(engine, out);
+            }
+            if out.len() == before {
+                return;
             }
         }
     }
@@ -218,24 +256,63 @@ impl Controller {
     /// An engine with an unanswered direct request gets nothing: it could not start a task before that is finished,
     /// and another engine may.
     fn grant(&mut self, engine: EngineId, out: &mut Vec<Action>) {
-        while let Some(key) = self.maps.first_for(engine) {
-            let Some(state) = self.engines.get(engine).filter(|state| state.directs.is_empty()) else { return };
-            let (held, last_direct) = (self.held(state), state.last_direct);
+        loop {
+            let Some(state) = self.engines.get(engine).filter(|state| state.directs.is_empty() && !state.is_alone)
+            else {
+                return;
+            };
+            let held = self.held(state);
+            let is_empty_handed = held.tasks == 0 && state.receiving.is_none();
+            if let Some((key, task, alone)) = self.maps.special_for(engine) {
+                if alone && held.tasks > 0 && self.should_drain(engine) {
+                    return;
+                }
+                let has_room = if alone { is_empty_handed } else { held.seconds < self.policy.refill_seconds };
+                if has_room {
+                    self.draining.remove(&engine);
+                    self.maps.take_special(key, task);
+                    self.push_grant(engine, key, task..task + 1, alone, out);
+                    continue;
+                }
+            } else {
+                self.draining.remove(&engine);
+            }
+            let Some(key) = self.maps.first_for(engine) else { return };
+            let Some(map) = self.maps.get(key) else { return };
             let alive = self.engines.len();
-            let unassigned = self.maps.unassigned();
-            let Some(map) = self.maps.get_mut(key) else { return };
-            let size = self.policy.size(held, map.task_seconds(), unassigned, map.width(alive));
+            let (end, seconds) = map.next_end(map.width(alive));
+            let size = self.policy.size(held, seconds, self.maps.unassigned(), map.width(alive));
             if size == 0 {
                 return;
             }
-            let (submitted, first) = (map.submitted, map.served.insert(engine));
-            let Some(range) = self.maps.take(key, size) else { return };
-            self.engines.hold(engine, key, range.clone());
-            out.push(Action::Grant { engine, key, range, submitted, last_direct, first });
-            if self.maps.first_for(engine) == Some(key) {
+            let Some(range) = self.maps.take(key, end, size) else { return };
+            self.push_grant(engine, key, range, false, out);
+            if self.maps.first_for(engine) == Some(key) && self.maps.special_for(engine).is_none() {
                 return;
             }
         }
+    }
+
+    /// Whether `engine` is to get nothing more until it is idle, for a task that must be alone.
+    fn should_drain(&mut self, engine: EngineId) -> bool {
+        let draining = self.draining.len();
+        self.draining.contains(&engine) || (self.maps.suspects(draining + 1) > draining && self.draining.insert(engine))
+    }
+
+    fn push_grant(
+        &mut self,
+        engine: EngineId,
+        key: RequestKey,
+        range: Range<TaskIndex>,
+        alone: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(map) = self.maps.get_mut(key) else { return };
+        let (submitted, function) = (map.submitted, map.served.insert(engine));
+        self.engines.hold(engine, key, range.clone());
+        self.engines.deliver(engine, alone);
+        let last_direct = self.engines.get(engine).map_or(Epoch::ZERO, |state| state.last_direct);
+        out.push(Action::Grant { engine, key, range, submitted, last_direct, function });
     }
 
     /// What an engine holds. A task of unknown duration is taken for a long one.
@@ -259,9 +336,12 @@ impl Controller {
             for key in state.held.keys() {
                 assert!(self.maps.get(*key).is_some(), "engine {id} holds tasks of no map");
             }
-            let idle = state.held.is_empty() && state.directs.is_empty();
-            assert!(!idle || self.maps.first_for(id).is_none(), "engine {id} is idle while tasks wait for it");
+            assert!(!state.is_alone || state.load().tasks == 1, "a task that must be alone has company on engine {id}");
+            let idle = state.held.is_empty() && state.directs.is_empty() && state.receiving.is_none();
+            let waits = self.maps.first_for(id).is_some() || self.maps.special_for(id).is_some();
+            assert!(!idle || !waits, "engine {id} is idle while tasks wait for it");
         }
+        self.check_thefts();
         assert!(self.engines.len() > 0 || self.maps.unassigned() == 0, "tasks wait for no engine");
     }
 }

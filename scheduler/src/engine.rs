@@ -7,6 +7,9 @@ use std::ops::Range;
 /// Work that is handed to the main thread at once, seconds. Longer batches could not be stolen, aborted or overtaken
 /// by a direct request; shorter ones cost more hand-overs.
 const BATCH_SECONDS: f64 = 0.5e-3;
+/// The last batch is announced as such if it takes no longer than this, seconds: what is stolen behind a long task would
+/// have to be stolen back.
+const ASK_SECONDS: f64 = 2e-3;
 
 /// What an engine is told.
 #[derive(Clone, Debug)]
@@ -20,22 +23,22 @@ pub enum EngineEvent {
         /// This engine's direct request before it.
         previous: Epoch,
     },
-    /// Tasks have arrived.
-    Grant {
+    /// Tasks have arrived, from the controller or stolen from another engine.
+    Tasks {
         /// The map.
         key: RequestKey,
-        /// Which tasks.
-        range: Range<TaskIndex>,
+        /// Which tasks, and under which name this engine keeps what belongs to them.
+        parcels: Vec<(ParcelId, Range<TaskIndex>)>,
         /// This engine's last direct request when the tasks were granted.
         last_direct: Epoch,
     },
     /// The main thread has finished a direct request.
     DirectFinished(Epoch),
-    /// The main thread has finished a batch of tasks.
+    /// The main thread has finished a batch of tasks, or as much of it as was left to it.
     TasksFinished {
         /// The map.
         key: RequestKey,
-        /// How many.
+        /// How many it has run.
         tasks: usize,
         /// Seconds they took together.
         busy: f64,
@@ -44,6 +47,18 @@ pub enum EngineEvent {
     Abort(Vec<RequestKey>),
     /// These maps are finished.
     Forget(Vec<RequestKey>),
+}
+
+/// A number for tasks that arrived together and in a row, given by the engine.
+pub type ParcelId = u64;
+
+/// Tasks that are given away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Of what they were a part.
+    pub parcel: ParcelId,
+    /// Which tasks.
+    pub range: Range<TaskIndex>,
 }
 
 /// What the main thread does next, or what is answered in its stead.
@@ -67,6 +82,8 @@ pub enum Work {
     Tasks {
         /// The map.
         key: RequestKey,
+        /// Where what belongs to them is.
+        parcel: ParcelId,
         /// Which tasks.
         range: Range<TaskIndex>,
     },
@@ -74,22 +91,25 @@ pub enum Work {
     AbortedTasks {
         /// The map.
         key: RequestKey,
+        /// Where what belongs to them is.
+        parcel: ParcelId,
         /// Which tasks.
         range: Range<TaskIndex>,
     },
 }
 
 /// What the main thread is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Running {
     Direct(Epoch),
-    Tasks,
+    Tasks { key: RequestKey, parcel: ParcelId, range: Range<TaskIndex> },
 }
 
-/// A grant, or what is left of it.
+/// A parcel, or what is left of it.
 #[derive(Debug)]
 struct Slice {
     key: RequestKey,
+    parcel: ParcelId,
     range: Range<TaskIndex>,
     last_direct: Epoch,
 }
@@ -106,6 +126,10 @@ pub struct Engine {
     deque: VecDeque<Slice>,
     aborted: BTreeSet<RequestKey>,
     task_seconds: BTreeMap<RequestKey, f64>,
+    /// How often tasks have arrived.
+    received: u64,
+    /// The controller is to be told that there will be nothing to do soon.
+    asks: bool,
 }
 
 impl Engine {
@@ -134,9 +158,11 @@ impl Engine {
                     self.directs.insert(previous, (key, epoch));
                 }
             }
-            EngineEvent::Grant { range, .. } if range.is_empty() => {}
-            EngineEvent::Grant { key, range, last_direct } => {
-                self.deque.push_back(Slice { key, range, last_direct });
+            EngineEvent::Tasks { key, parcels, last_direct } => {
+                self.received += 1;
+                self.asks = false;
+                let slices = parcels.into_iter().filter(|(_, range)| !range.is_empty());
+                self.deque.extend(slices.map(|(parcel, range)| Slice { key, parcel, range, last_direct }));
             }
             EngineEvent::DirectFinished(epoch) => {
                 debug_assert!(self.running == Some(Running::Direct(epoch)), "only what runs can finish");
@@ -144,9 +170,12 @@ impl Engine {
                 self.finished = epoch;
             }
             EngineEvent::TasksFinished { key, tasks, busy } => {
-                debug_assert!(self.running == Some(Running::Tasks), "only what runs can finish");
+                debug_assert!(matches!(self.running, Some(Running::Tasks { .. })), "only what runs can finish");
                 self.running = None;
-                let newest = busy / tasks.max(1) as f64;
+                if tasks == 0 {
+                    return;
+                }
+                let newest = busy / tasks as f64;
                 let mean = self.task_seconds.entry(key).or_insert(newest);
                 *mean += 0.3 * (newest - *mean);
             }
@@ -173,21 +202,70 @@ impl Engine {
             return Some(if aborted { Work::AbortedDirect { key, epoch } } else { Work::Direct { key, epoch } });
         }
         let slice = self.deque.front_mut().filter(|slice| slice.last_direct <= self.finished)?;
-        let key = slice.key;
+        let (key, parcel) = (slice.key, slice.parcel);
         if self.aborted.contains(&key) {
             let range = slice.range.clone();
             self.deque.pop_front();
-            return Some(Work::AbortedTasks { key, range });
+            return Some(Work::AbortedTasks { key, parcel, range });
         }
-        let batch = self.task_seconds.get(&key).map_or(1, |mean| ((BATCH_SECONDS / mean.max(1e-9)) as u32).max(1));
+        let mean = self.task_seconds.get(&key).copied();
+        let batch = mean.map_or(1, |mean| ((BATCH_SECONDS / mean.max(1e-9)) as u32).max(1));
         let end = slice.range.end.min(slice.range.start.saturating_add(batch));
         let range = slice.range.start..end;
         slice.range.start = end;
         if slice.range.is_empty() {
             self.deque.pop_front();
         }
-        self.running = Some(Running::Tasks);
-        Some(Work::Tasks { key, range })
+        self.asks = self.deque.is_empty() && mean.is_some_and(|mean| mean * range.len() as f64 <= ASK_SECONDS);
+        self.running = Some(Running::Tasks { key, parcel, range: range.clone() });
+        Some(Work::Tasks { key, parcel, range })
+    }
+
+    /// Gives away the back half of the tasks of a map that have not started, those of the running batch included, of
+    /// which `started` have. They belong to another engine from here on; a cut batch ends where its piece begins.
+    pub fn give(&mut self, key: RequestKey, started: usize) -> Vec<Piece> {
+        if self.aborted.contains(&key) {
+            return Vec::new(); // they will be answered as aborted
+        }
+        let running_left = match &self.running {
+            Some(Running::Tasks { key: running, range, .. }) if *running == key => range.len().saturating_sub(started),
+            _ => 0,
+        };
+        let waiting = self.deque.iter().filter(|slice| slice.key == key).map(|slice| slice.range.len());
+        let mut left = (running_left + waiting.sum::<usize>()).div_ceil(2) as u32;
+        let mut pieces = Vec::new();
+        let mut cut = |parcel: ParcelId, range: &mut Range<TaskIndex>, most: u32, left: &mut u32| {
+            let start = range.end - most.min(*left);
+            if start < range.end {
+                *left -= range.end - start;
+                pieces.push(Piece { parcel, range: start..range.end });
+                range.end = start;
+            }
+        };
+        for slice in self.deque.iter_mut().rev().filter(|slice| slice.key == key) {
+            let most = slice.range.len() as u32;
+            cut(slice.parcel, &mut slice.range, most, &mut left);
+        }
+        self.deque.retain(|slice| !slice.range.is_empty());
+        if let Some(Running::Tasks { key: running, parcel, range }) = &mut self.running
+            && *running == key
+        {
+            cut(*parcel, range, running_left as u32, &mut left);
+        }
+        pieces
+    }
+
+    /// What is left to the main thread of the batch that it runs.
+    pub fn running_tasks(&self) -> Range<TaskIndex> {
+        match &self.running {
+            Some(Running::Tasks { range, .. }) => range.clone(),
+            _ => 0..0,
+        }
+    }
+
+    /// Whether the controller is to be told now that there will be nothing to do soon, and how often tasks have arrived.
+    pub fn take_ask(&mut self) -> Option<u64> {
+        std::mem::take(&mut self.asks).then_some(self.received)
     }
 
     /// Checks what must hold between any two events.
@@ -198,7 +276,7 @@ impl Engine {
         assert!(self.deque.iter().all(|slice| !slice.range.is_empty()), "an empty slice is never kept");
         for (previous, (key, epoch)) in &self.directs {
             assert!(previous < epoch, "direct request {key} comes before itself");
-            let floor = if let Some(Running::Direct(running)) = self.running { running } else { self.finished };
+            let floor = if let Some(Running::Direct(running)) = &self.running { *running } else { self.finished };
             assert!(*previous >= floor, "direct request {key} has been overtaken");
         }
     }

@@ -4,6 +4,10 @@
 //! finish together (Polychronopoulos & Kuck, IEEE Trans. Comput. C-36, 1987). A slice is further bounded to a few
 //! milliseconds of measured task time: more would not make messages cheaper, and would be lost with an engine.
 
+/// From so many engines on a grant may be an engine's whole share: stealing evens out what is wrong with that, and costs the
+/// controller less than ever smaller grants to everybody.
+const MANY: usize = 512;
+
 /// Tunable bounds; times in seconds.
 ///
 /// The defaults suit a round trip of up to about 1 ms; simulated at 200 µs (`sim::efficiency`), halving or doubling any
@@ -14,6 +18,9 @@ pub struct GrantPolicy {
     pub grant_seconds: f64,
     /// An engine holding less work than this gets more: several round trips, so that it does not run dry meanwhile.
     pub refill_seconds: f64,
+    /// Both grow to so much for each engine that shares the map, so that a controller with thousands of them is not flooded;
+    /// what then waits on busy engines can be stolen.
+    pub seconds_per_engine: f64,
     /// Tasks longer than this are held one at a time: nothing queues behind them, and the round trip between two costs
     /// 1 % or less.
     pub long_seconds: f64,
@@ -24,7 +31,13 @@ pub struct GrantPolicy {
 
 impl Default for GrantPolicy {
     fn default() -> Self {
-        Self { grant_seconds: 4e-3, refill_seconds: 4e-3, long_seconds: 20e-3, unknown_tasks: 1 }
+        Self {
+            grant_seconds: 4e-3,
+            refill_seconds: 4e-3,
+            seconds_per_engine: 20e-6,
+            long_seconds: 20e-3,
+            unknown_tasks: 1,
+        }
     }
 }
 
@@ -43,18 +56,20 @@ impl GrantPolicy {
     /// `task_seconds` is the measured mean duration of the map's tasks, `remaining` how many tasks wait (not 0), `engines`
     /// how many engines share them. The result may be more than the map has left.
     pub fn size(&self, held: Held, task_seconds: Option<f64>, remaining: u64, engines: usize) -> u32 {
-        let share = remaining.div_ceil(2 * engines.max(1) as u64).max(1);
+        let parts = if engines < MANY { 2 } else { 1 };
+        let share = remaining.div_ceil(parts * engines.max(1) as u64).max(1);
         let Some(mean) = task_seconds else {
             return u64::from(self.unknown_tasks.max(1)).min(share).saturating_sub(held.tasks) as u32;
         };
         if mean >= self.long_seconds {
             return u32::from(held.tasks == 0);
         }
-        let enough = if held.tasks > 1 { self.refill_seconds } else { self.long_seconds };
+        let least = self.seconds_per_engine * engines as f64;
+        let enough = if held.tasks > 1 { self.refill_seconds.max(least) } else { self.long_seconds };
         if held.tasks > 0 && (held.seconds >= enough || remaining < engines as u64) {
             return 0;
         }
-        ((self.grant_seconds / mean.max(1e-9)) as u64).max(1).min(share).min(u64::from(u32::MAX)) as u32
+        ((self.grant_seconds.max(least) / mean.max(1e-9)) as u64).max(1).min(share).min(u64::from(u32::MAX)) as u32
     }
 }
 

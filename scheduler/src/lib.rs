@@ -15,8 +15,10 @@
 //!   submitted before it.
 //! * **Conservation.** Every task of a map is in exactly one place: the pool, one engine's holdings, or finished (delivered,
 //!   aborted, or lost because no engine is left that may run it).
-//! * **No idling.** While a task waits, no engine that may run it is idle; an engine at work asks again by reporting. So
-//!   every map ends as long as engines report or are reported lost.
+//! * **No idling.** While a task waits, no engine that may run it is idle; while an engine holds tasks that it has not
+//!   started, and another one that may run them has nothing, some of them are on their way. So every map ends as long as
+//!   engines report or are reported lost.
+//! * **Two deaths.** A task that was running when an engine died is granted alone; it is not granted a third time.
 //! * **Exactly once.** A result counts only if its task is in the holdings of the engine that sends it; an answer to a direct
 //!   request, only if that engine still owes it. A lost engine holds and owes nothing.
 
@@ -27,7 +29,9 @@ mod ranges;
 #[doc(hidden)]
 pub mod sim;
 
-pub use controller::{Accepted, Action, Controller, EngineLoad, Event};
-pub use engine::{Engine, EngineEvent, Work};
+pub use controller::{
+    Accepted, Action, Controller, Dependency, EngineLoad, Event, Failed, Failure, Need, NewMap, Suspect, Why,
+};
+pub use engine::{Engine, EngineEvent, ParcelId, Piece, Work};
 pub use grants::{GrantPolicy, Held};
 pub use ranges::TaskSet;

@@ -89,6 +89,42 @@ impl TaskSet {
         (start < cut).then_some(start..cut)
     }
 
+    /// Takes at most `most` tasks in a row from the back.
+    pub fn take_back(&mut self, most: u32) -> Option<Range<TaskIndex>> {
+        let (start, end) = self.ranges.pop_last()?;
+        let cut = start.max(end.saturating_sub(most));
+        if start < cut {
+            self.ranges.insert(start, cut);
+        }
+        self.len -= u64::from(end - cut);
+        (cut < end).then_some(cut..end)
+    }
+
+    /// Removes what the set has in common with `range`; returns that.
+    pub fn extract(&mut self, range: Range<TaskIndex>) -> Vec<Range<TaskIndex>> {
+        let before = self.ranges.range(..range.start).next_back().map(|(&start, _)| start);
+        let touched = self.ranges.range(range.clone()).map(|(&start, _)| start);
+        let starts: Vec<TaskIndex> = before.into_iter().chain(touched).collect();
+        let mut found = Vec::new();
+        for start in starts {
+            let Some(&end) = self.ranges.get(&start) else { continue };
+            let common = start.max(range.start)..end.min(range.end);
+            if common.is_empty() {
+                continue;
+            }
+            self.ranges.remove(&start);
+            if start < common.start {
+                self.ranges.insert(start, common.start);
+            }
+            if common.end < end {
+                self.ranges.insert(common.end, end);
+            }
+            self.len -= u64::from(common.end - common.start);
+            found.push(common);
+        }
+        found
+    }
+
     /// The ranges in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Range<TaskIndex>> + '_ {
         self.ranges.iter().map(|(&start, &end)| start..end)
@@ -103,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_a_plain_set(steps in prop::collection::vec((0u8..3, 0u32..60, 1u32..9), 0..120)) {
+        fn behaves_as_a_plain_set(steps in prop::collection::vec((0u8..5, 0u32..60, 1u32..9), 0..120)) {
             let (mut set, mut model) = (TaskSet::default(), BTreeSet::new());
             for (step, at, size) in steps {
                 match step {
@@ -116,6 +152,15 @@ mod tests {
                         prop_assert!(range.len() as u32 <= size && Some(&range.start) == model.first());
                         for task in range { prop_assert!(model.remove(&task)); }
                     },
+                    3 => if let Some(range) = set.take_back(size) {
+                        prop_assert!(range.len() as u32 <= size && model.last() == Some(&(range.end - 1)));
+                        for task in range { prop_assert!(model.remove(&task)); }
+                    },
+                    4 => {
+                        let found = set.extract(at..at + size);
+                        let common: Vec<u32> = (at..at + size).filter(|task| model.remove(task)).collect();
+                        prop_assert!(found.into_iter().flatten().eq(common));
+                    }
                     _ => {}
                 }
                 prop_assert_eq!(set.len(), model.len() as u64);

@@ -2,21 +2,24 @@
 //! and clients are simulated.
 //!
 //! The network keeps order per pair of ranks only. Direct requests go down a relay tree, so that they reach engines out
-//! of order. Engines die at any moment: a rank that is dead receives nothing, and of what it sent the last part may be
-//! lost. After every step the machines check their invariants, and an oracle judges the whole.
+//! of order. Engines die at any moment, some of them by the task that they run: a rank that is dead receives nothing, and
+//! of what it sent the last part may be lost. Clients come and go, abort, and wait for each other's requests. After every
+//! step the machines check their invariants, and an oracle judges the whole.
 //!
 //! A breach panics with the line that replays it.
 
 mod clients;
 mod efficiency;
+mod engines;
 mod network;
 mod oracle;
 mod random;
 
-pub use efficiency::{Distribution, Efficiency, efficiency};
+pub use efficiency::{Distribution, Efficiency, central_queue, efficiency, static_chunks};
 
-use crate::{Action, Controller, Engine, EngineEvent, Event, GrantPolicy, Work};
+use crate::{Action, Controller, Event, GrantPolicy, Suspect, Work};
 use clients::Client;
+use engines::SimEngine;
 use network::{Happening, Message, Network, Results};
 use oracle::Oracle;
 use pxcluster_protocol::from_client::DirectKind;
@@ -28,14 +31,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 /// More steps than any run needs.
-const ENDLESS: u64 = 20_000_000;
+const ENDLESS: u64 = 50_000_000;
 
 /// How large a simulated cluster is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
     /// 3 to 16 engines, checked after every step.
     Small,
-    /// 1,000 to 3,000 engines, checked now and then.
+    /// 1,000 to 10,000 engines, checked now and then.
     Large,
 }
 
@@ -54,19 +57,16 @@ pub fn run(seed: u64, size: Size) -> u64 {
 
 #[derive(Clone, Copy, Debug)]
 struct Settings {
+    /// Seconds from rank to rank.
     latency: f64,
     jitter: bool,
+    /// Seconds that the controller needs for each message.
+    service: f64,
+    /// Results wait so long for others, seconds.
+    results_age: f64,
     /// Steps from one check of the controller's invariants to the next.
     check_every: u64,
     policy: GrantPolicy,
-}
-
-#[derive(Debug)]
-struct SimEngine {
-    machine: Engine,
-    alive: bool,
-    /// What the main thread is at.
-    work: Option<Work>,
 }
 
 #[derive(Debug)]
@@ -80,6 +80,8 @@ struct Cluster {
     oracle: Oracle,
     /// Links of dead ranks of which a message was lost, and so every later one.
     severed: BTreeSet<(Rank, Rank)>,
+    /// Whether the reply that is being dealt with is of a success.
+    replied_well: bool,
     steps: u64,
     last_map_done: f64,
 }
@@ -87,16 +89,16 @@ struct Cluster {
 impl Cluster {
     /// A cluster with one client, whose engines have joined.
     fn new(seed: u64, settings: Settings, engines: u32) -> Self {
-        let engine = |_| SimEngine { machine: Engine::new(), alive: true, work: None };
         let mut cluster = Self {
             settings,
             random: Random::new(seed),
-            network: Network::new(settings.latency, settings.jitter),
+            network: Network::new(settings.latency, settings.jitter, settings.service),
             controller: Controller::new(settings.policy),
-            engines: (0..engines).map(engine).collect(),
+            engines: (0..engines).map(|_| SimEngine::new()).collect(),
             clients: vec![Client::new(0, 0, 0, 0.0)],
             oracle: Oracle::default(),
             severed: BTreeSet::new(),
+            replied_well: false,
             steps: 0,
             last_map_done: 0.0,
         };
@@ -110,9 +112,11 @@ impl Cluster {
         let mut random = Random::new(seed);
         let (engines, acts, most_tasks, check_every) = match size {
             Size::Small => (3 + random.below(14), 24, 60, 1),
-            Size::Large => (1_000 + random.below(2_001), 10, 20_000, 5_000),
+            Size::Large => (1_000 + random.below(9_001), 10, 40_000, 20_000),
         };
-        let settings = Settings { latency: 100e-6, jitter: true, check_every, policy: GrantPolicy::default() };
+        let results_age = if random.chance(0.5) { 0.0 } else { 1e-3 };
+        let (service, policy) = (1e-6, GrantPolicy::default());
+        let settings = Settings { latency: 100e-6, jitter: true, service, results_age, check_every, policy };
         let mut cluster = Self::new(random.next(), settings, engines);
         let pause = [200e-6, 2e-3, 20e-3][random.below(3) as usize];
         let client = |index| Client::new(index, acts, most_tasks, pause);
@@ -123,7 +127,7 @@ impl Cluster {
         let deaths = if random.chance(0.3) { 0 } else { random.below(1 + engines.min(40)) };
         let late = EngineId(engines);
         if random.chance(0.3) {
-            cluster.engines.push(SimEngine { machine: Engine::new(), alive: true, work: None });
+            cluster.engines.push(SimEngine::new());
             cluster.network.plan(random.exponential(pause * 10.0), Happening::Joins(late));
         }
         for _ in 0..deaths {
@@ -155,27 +159,51 @@ impl Cluster {
     fn step(&mut self, happening: Happening) {
         match happening {
             Happening::Joins(engine) => self.tell(Event::EngineJoined(engine), None),
-            Happening::Arrives { from, to, message } => {
+            Happening::Arrives { from, to, message } | Happening::IsRead { from, to, message } => {
                 if !self.is_dropped(from, to) {
                     match to.engine() {
                         None => self.arrives_at_controller(from, message),
-                        Some(engine) => self.arrives_at_engine(engine, message),
+                        Some(engine) => self.arrives_at_engine(engine, from, message),
                     }
                 }
             }
-            Happening::MainThreadIsDone(engine) => self.main_thread_is_done(engine),
+            Happening::MainThreadIsDone { engine, batch } => self.main_thread_is_done(engine, batch),
+            Happening::ResultsAreDue(engine) => self.send_results(engine),
             Happening::ClientActs(index) => self.client_acts(index),
-            Happening::Dies(engine) => {
-                if std::mem::replace(&mut self.engines[engine.0 as usize].alive, false) {
-                    let seconds = self.random.heavy_tailed(100e-6);
-                    self.network.plan(seconds, Happening::DeathIsNoticed(engine));
+            Happening::TimesOut(key) => {
+                self.oracle.time_is_up(key);
+                self.tell(Event::TimedOut(key), None);
+            }
+            Happening::Dies(engine) => self.dies(engine),
+            Happening::TaskKills { engine, batch } => {
+                if self.engines[engine.0 as usize].batch == batch {
+                    self.dies(engine);
                 }
             }
-            Happening::DeathIsNoticed(engine) => {
+            Happening::DeathIsNoticed { engine, suspect } => {
                 self.oracle.engine_lost(engine);
-                self.tell(Event::EngineLost(engine), None);
+                self.tell(Event::EngineLost { engine, suspect }, None);
             }
         }
+    }
+
+    fn dies(&mut self, engine: EngineId) {
+        let now = self.network.now();
+        let state = &mut self.engines[engine.0 as usize];
+        if !std::mem::replace(&mut state.alive, false) {
+            return;
+        }
+        let running = state.running_task(now);
+        if let Some((key, task)) = running {
+            self.oracle.died_under(key, task);
+        }
+        let suspect = if self.random.chance(0.3) {
+            Suspect::Anything
+        } else {
+            running.map_or(Suspect::Nobody, |(key, task)| Suspect::Task(key, task))
+        };
+        let seconds = self.random.heavy_tailed(100e-6);
+        self.network.plan(seconds, Happening::DeathIsNoticed { engine, suspect });
     }
 
     fn is_dropped(&mut self, from: Rank, to: Rank) -> bool {
@@ -190,13 +218,19 @@ impl Cluster {
     fn arrives_at_controller(&mut self, from: Rank, message: Message) {
         let Some(engine) = from.engine() else { return };
         match message {
-            Message::Reply { key } => self.tell(Event::DirectFinished { key, engine }, None),
+            Message::Reply { key, success } => {
+                self.replied_well = success;
+                self.tell(Event::DirectFinished { key, engine, success }, None);
+            }
             Message::Results(results) => {
-                let Results { key, ref tasks, ref failed, busy, .. } = results;
+                let Results { key, ref tasks, ref failed, busy } = results;
                 let event = Event::TasksFinished { key, engine, tasks, failed, busy };
                 self.tell(event, Some((engine, &results)));
             }
-            Message::Relay { .. } | Message::Grant { .. } => panic!("not for the controller"),
+            Message::Ask { received } => self.tell(Event::Asked { engine, received }, None),
+            Message::Gave { key, thief, ranges } => self.tell(Event::Gave { engine, key, thief, ranges }, None),
+            Message::Got { key, victim, ranges } => self.tell(Event::Got { engine, key, victim, ranges }, None),
+            Message::Relay { .. } | Message::Tasks { .. } | Message::Steal { .. } => panic!("not for the controller"),
         }
     }
 
@@ -222,15 +256,21 @@ impl Cluster {
                 let direct = Direct { key, kind: DirectKind::Apply, epoch, previous, exceptions };
                 self.broadcast(&targets, Cargo::Direct(direct));
             }
-            Action::Grant { engine, key, range, last_direct, first, .. } => {
-                self.oracle.grant_made(key);
-                let grant = Message::Grant { key, range, last_direct, first };
+            Action::Grant { engine, key, range, last_direct, function, .. } => {
+                self.oracle.grant_made(key, engine);
+                let grant = Message::Tasks { key, ranges: vec![range], last_direct, function };
                 self.network.send(Rank::CONTROLLER, engine.rank(), grant, &mut self.random);
             }
-            Action::Reply { key, engine } => self.oracle.answered(key, engine),
+            Action::Steal { victim, thief, key, last_direct, function } => {
+                self.oracle.grant_made(key, thief);
+                let steal = Message::Steal { key, thief, last_direct, function };
+                self.network.send(Rank::CONTROLLER, victim.rank(), steal, &mut self.random);
+            }
+            Action::Reply { key, engine } => self.oracle.answered(key, engine, self.replied_well),
             Action::Deliver { .. } => {}
-            Action::TasksAborted { key, tasks } => self.oracle.tasks_aborted(key, tasks),
-            Action::TasksLost { key, tasks } => self.oracle.tasks_lost(key, tasks, &self.controller.engines()),
+            Action::TasksEnded { key, tasks, why } => {
+                self.oracle.tasks_ended(key, tasks, &why, &self.controller.engines());
+            }
             Action::AbortOn { key, engines } => self.broadcast(&engines, Cargo::Abort(vec![key])),
             Action::DirectLost { key, engine } => self.oracle.answer_lost(key, engine, &self.controller.engines()),
             Action::DirectDone { key, engines } => {
@@ -242,102 +282,14 @@ impl Cluster {
                 self.last_map_done = self.network.now();
                 self.broadcast(&engines, Cargo::Forget(vec![key]));
             }
+            Action::Forget { key, engine } => {
+                self.broadcast(&std::iter::once(engine).collect(), Cargo::Forget(vec![key]));
+            }
         }
     }
 
     fn broadcast(&mut self, targets: &EngineSet, cargo: Cargo) {
         self.network.relay(Rank::CONTROLLER, targets, &Rc::new(cargo), &mut self.random);
-    }
-
-    fn arrives_at_engine(&mut self, engine: EngineId, message: Message) {
-        let machine = &mut self.engines[engine.0 as usize].machine;
-        match message {
-            Message::Relay { targets, cargo } => {
-                self.network.relay(engine.rank(), &targets.without(engine), &cargo, &mut self.random);
-                match &*cargo {
-                    Cargo::Direct(direct) => {
-                        let (key, epoch, previous) = (direct.key, direct.epoch, direct.previous_of(engine));
-                        machine.handle(EngineEvent::Direct { key, epoch, previous });
-                    }
-                    Cargo::Abort(keys) => {
-                        for key in keys {
-                            self.oracle.abort_arrived(engine, *key);
-                        }
-                        machine.handle(EngineEvent::Abort(keys.clone()));
-                    }
-                    Cargo::Forget(keys) => {
-                        for key in keys {
-                            self.oracle.forgotten(engine, *key);
-                        }
-                        machine.handle(EngineEvent::Forget(keys.clone()));
-                    }
-                    other => panic!("{other:?} is never sent"),
-                }
-            }
-            Message::Grant { key, range, last_direct, first } => {
-                self.oracle.granted(engine, key, first);
-                machine.handle(EngineEvent::Grant { key, range, last_direct });
-            }
-            Message::Reply { .. } | Message::Results(_) => panic!("not for an engine"),
-        }
-        self.keep_main_thread_busy(engine);
-    }
-
-    fn keep_main_thread_busy(&mut self, engine: EngineId) {
-        while let Some(work) = self.engines[engine.0 as usize].machine.next_work() {
-            let seconds = match &work {
-                Work::AbortedDirect { key, epoch } => {
-                    self.oracle.direct_ended(engine, *key);
-                    self.engines[engine.0 as usize].machine.handle(EngineEvent::DirectFinished(*epoch));
-                    self.reply(engine, Message::Reply { key: *key });
-                    continue;
-                }
-                Work::AbortedTasks { key, range } => {
-                    let (key, tasks) = (*key, range.clone().collect());
-                    let results = Results { key, tasks, failed: Vec::new(), aborted: true, busy: 0.0 };
-                    self.reply(engine, Message::Results(results));
-                    continue;
-                }
-                Work::Direct { key, .. } => {
-                    self.oracle.direct_started(engine, *key);
-                    self.random.heavy_tailed(50e-6)
-                }
-                Work::Tasks { key, range } => {
-                    self.oracle.tasks_started(engine, *key);
-                    let seconds = &self.oracle.map(*key).seconds;
-                    range.clone().map(|task| seconds[task as usize]).sum()
-                }
-            };
-            self.network.plan(seconds, Happening::MainThreadIsDone(engine));
-            self.engines[engine.0 as usize].work = Some(work);
-        }
-        self.engines[engine.0 as usize].machine.check_invariants();
-    }
-
-    fn main_thread_is_done(&mut self, engine: EngineId) {
-        let SimEngine { machine, alive, work } = &mut self.engines[engine.0 as usize];
-        let Some(work) = work.take().filter(|_| *alive) else { return };
-        match work {
-            Work::Direct { key, epoch } => {
-                self.oracle.direct_ended(engine, key);
-                machine.handle(EngineEvent::DirectFinished(epoch));
-                self.reply(engine, Message::Reply { key });
-            }
-            Work::Tasks { key, range } => {
-                let tasks: Vec<u32> = range.collect();
-                let map = self.oracle.map(key);
-                let busy = tasks.iter().map(|task| map.seconds[*task as usize]).sum();
-                let failed = (0..tasks.len()).filter(|_| self.random.chance(map.raise_chance)).collect();
-                machine.handle(EngineEvent::TasksFinished { key, tasks: tasks.len(), busy });
-                self.reply(engine, Message::Results(Results { key, tasks, failed, aborted: false, busy }));
-            }
-            Work::AbortedDirect { .. } | Work::AbortedTasks { .. } => {}
-        }
-        self.keep_main_thread_busy(engine);
-    }
-
-    fn reply(&mut self, engine: EngineId, message: Message) {
-        self.network.send(engine.rank(), Rank::CONTROLLER, message, &mut self.random);
     }
 }
 

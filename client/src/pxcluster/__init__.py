@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from .asyncresult import AsyncResult
     from .client import Client
+    from .dependency import Dependency
     from .direct import BroadcastView, DirectView
     from .error import (
         AlreadyDisplayedError,
@@ -55,6 +56,7 @@ ALL_COMPLETED = "ALL_COMPLETED"
 
 _HOMES = {
     "client": ("Client",),
+    "dependency": ("Dependency",),
     "direct": ("BroadcastView", "DirectView"),
     "loadbalanced": ("LoadBalancedView",),
     "asyncresult": ("AsyncResult",),
@@ -96,6 +98,7 @@ __all__ = [
     "Client",
     "CompositeError",
     "ConnectionLost",
+    "Dependency",
     "DependencyTimeout",
     "DirectView",
     "EngineError",

@@ -13,6 +13,7 @@ from typing import Any
 
 from .error import CompositeError, entry_of
 from .reply import METADATA_KEYS, Metadata
+from .requests import ABORTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .requests import Request
 
 _IN_PROGRESS = object()
+#: So long cancel() waits for engines to confirm what the controller has aborted, seconds.
+_CONFIRMED = 0.25
 
 
 class AsyncResult(Future[Any]):
@@ -171,12 +174,48 @@ class AsyncResult(Future[Any]):
         return not self._all_done()
 
     def cancel(self) -> bool:
-        """Calls cannot be cancelled, only aborted; returns False."""
-        return False
+        """Abort what has not started. True: nothing had started, and everything ended as aborted.
+
+        What runs, runs on, so False says that something had started or finished; the rest is aborted all the same.
+        Tasks that have not started are confirmed within milliseconds. What is still unconfirmed after a moment (a
+        quarter of a second) runs, or is a direct call that waits behind others on its engine, which answers in order:
+        then False as well, and :meth:`cancelled` knows in the end.
+        Nothing is aborted, and False returned, if this result is only a part of its call.
+        """
+        if not self._all_done():
+            if not self._is_whole():
+                return False
+            pending = [request.id for request in self._requests if not request.done]
+            session = self._client._session
+            session.request({"type": "abort", "id": 0, "requests": pending, "targets": None})
+            session.wait(lambda: self._all_done() or not self._may_be_cancelled(), _CONFIRMED)
+        return self.cancelled()
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in what engines run of this call now, and in nothing else.
+
+        Not in ipyparallel. What has not started goes on afterwards: :meth:`abort` it before.
+        """
+        pending = [request.id for request in self._requests if not request.done]
+        if pending:
+            self._client._session.request({"type": "interrupt", "id": 0, "requests": pending})
 
     def cancelled(self) -> bool:
-        """Always False."""
-        return False
+        """Whether every call or task was aborted before it started."""
+        if self._parts is not None:
+            return all(request.status(slot) == ABORTED for request, slot in self._parts)
+        return all(request.number_of(ABORTED) == request.count for request in self._requests)
+
+    def _may_be_cancelled(self) -> bool:
+        """Whether nothing has been answered but with aborted."""
+        return all(request.finished() == request.number_of(ABORTED) for request in self._requests)
+
+    def _is_whole(self) -> bool:
+        """Whether nobody else's results are in these requests."""
+        if self._parts is None:
+            return True
+        slots = {(request.id, slot) for request, slot in self._parts}
+        return len(slots) == sum({request.id: request.count for request, _ in self._parts}.values())
 
     def successful(self) -> bool:
         """Whether nothing failed. RuntimeError: not everything has been answered."""

@@ -8,11 +8,12 @@ import weakref
 from typing import Any
 
 from . import connection, error
+from .requests import DirectRequest
 from .session import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from typing import Self
 
@@ -74,6 +75,8 @@ class Client:
             channel.close()
             raise
         self._requests: list[tuple[int, int]] = []
+        #: Engines of direct calls on several of them, where they are not 0, 1, 2, …
+        self._targets: dict[int, Sequence[int]] = {}
         _open.add(self)
         self._activate_first()
 
@@ -282,7 +285,7 @@ class Client:
     def queue_status(self, targets: Any = "all", verbose: bool = False) -> Any:
         """What engines have to do: ``{id: {"queue", "completed", "tasks"}, …, "unassigned": n}``.
 
-        For one engine (an int) only its entry.
+        For one engine (an int) only its entry. Numbers with `verbose`, too: the controller keeps no lists of msg_ids.
         """
         answer = self._session.request({"type": "status", "id": 0}).answer
         found: dict[Any, Any] = {"unassigned": answer["unassigned"]}
@@ -331,6 +334,15 @@ class Client:
 
     def _record(self, request: Request) -> None:
         self._requests.append((request.id, request.count))
+        if isinstance(request, DirectRequest) and request.count > 1:
+            targets = list(request.targets)
+            if targets != list(range(len(targets))):
+                self._targets[request.id] = targets
+
+    def _shape(self, number: int) -> tuple[int | None, Sequence[int] | None]:
+        """Number of slots of a request and the engines of its slots, each as far as it is known and matters."""
+        request = self._session.find(number)
+        return None if request is None else request.count, self._targets.get(number)
 
     def _msg_ids(self, requests: Iterable[tuple[int, int]]) -> list[str]:
         name = self._session.name
@@ -371,6 +383,16 @@ class Client:
 
         return ResultsByName(self, metadata=True)
 
+    def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[str, Any]:
+        """Which of the calls (msg_ids, indices into the history, AsyncResults) are ``"pending"`` and ``"completed"``.
+
+        Two lists of msg_ids; with ``status_only=False`` also the result, or the exception, of each completed one by
+        its msg_id. It is what this client knows. KeyError: nobody holds the result any more, or it is another client's.
+        """
+        from .jobs import result_status
+
+        return result_status(self, msg_ids, status_only)
+
     def get_result(self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True) -> AsyncResult:
         """The AsyncResult of a msg_id or of an index into the history (default: the last), or of a list of them.
 
@@ -391,6 +413,7 @@ class Client:
     def purge_everything(self) -> None:
         """Forget the history."""
         self._requests.clear()
+        self._targets.clear()
 
     def spin(self) -> None:
         """Does nothing: results arrive by themselves."""

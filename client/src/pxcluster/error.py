@@ -126,6 +126,30 @@ class RemoteTaskAborted(RemoteError, TaskAborted):
     """The call was aborted before it started. Caught as TaskAborted and as RemoteError."""
 
 
+class RemoteTaskTimeout(RemoteError, TaskTimeout):
+    """The task did not start in time. Caught as TaskTimeout and as RemoteError."""
+
+
+class RemoteTaskRejectError(RemoteError, TaskRejectError):
+    """User code raised TaskRejectError. Caught as that and as RemoteError."""
+
+
+class RemoteUnmetDependency(RemoteError, UnmetDependency):
+    """The engine lacks something that the call needs. Caught as UnmetDependency and as RemoteError."""
+
+
+class RemoteImpossibleDependency(RemoteError, ImpossibleDependency):
+    """What the task needs can never be there. Caught as ImpossibleDependency and as RemoteError."""
+
+
+class RemoteDependencyTimeout(RemoteError, DependencyTimeout):
+    """What the task needs was not there in time. Caught as DependencyTimeout and as RemoteError."""
+
+
+class RemoteInvalidDependency(RemoteError, InvalidDependency):
+    """The task's dependency makes no sense. Caught as InvalidDependency and as RemoteError."""
+
+
 class CompositeError(RemoteError):
     """One or more errors of a call on several engines.
 
@@ -210,7 +234,18 @@ def engine_label(info: Info) -> str:
     return f"[{info.get('engine_id')}:{info.get('method')}]"
 
 
-_CLASSES: dict[str, type[RemoteError]] = {"EngineError": RemoteEngineError, "TaskAborted": RemoteTaskAborted}
+_CLASSES: dict[str, type[RemoteError]] = {
+    "EngineError": RemoteEngineError,
+    "TaskAborted": RemoteTaskAborted,
+    "TaskTimeout": RemoteTaskTimeout,
+    "TaskRejectError": RemoteTaskRejectError,
+    "UnmetDependency": RemoteUnmetDependency,
+    "ImpossibleDependency": RemoteImpossibleDependency,
+    "DependencyTimeout": RemoteDependencyTimeout,
+    "InvalidDependency": RemoteInvalidDependency,
+}
+#: User code raises these on purpose; with others of those names it only happens to share the name.
+_RAISED = frozenset({"TaskRejectError", "UnmetDependency"})
 _WHOLE: dict[str, type[Exception]] = {
     "NoEnginesRegistered": NoEnginesRegistered,
     "TaskTimeout": TaskTimeout,
@@ -226,9 +261,10 @@ def from_payload(payload: Mapping[str, Any]) -> RemoteError:
     """The exception for an error payload of an engine or of the controller."""
     ename = str(payload.get("ename", "UnknownError"))
     engine = payload.get("engine_id")
-    own = ename in _CLASSES and not payload.get("traceback")
+    raised = bool(payload.get("traceback"))
+    own = ename in _CLASSES and (not raised or ename in _RAISED)
     info: dict[str, Any] = {}
-    if engine is not None and not own:
+    if engine is not None and (raised or not own):
         info = {
             "engine_id": engine,
             "engine_uuid": payload.get("engine_uuid"),

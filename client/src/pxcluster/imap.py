@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from time import monotonic
 from typing import Any
 
-from .loadbalanced import pack, pack_function
+from . import serialize
+from .loadbalanced import pack_function
 from .requests import MapRequest
 from .view import name_of
 
@@ -19,12 +21,50 @@ if TYPE_CHECKING:
 #: Inputs are taken for so long before they are sent and results are looked for, seconds.
 _FILL = 0.005
 _MOST = 1 << 16
+#: Pickled inputs whose results have not been asked for, bytes. So much may lie in the client, the controller and the
+#: engines together, whatever the number of tasks; one input may be larger.
+MOST_BYTES = 64 << 20
+
+
+class _Chunk:
+    """A request and what of it has not been asked for."""
+
+    __slots__ = ("bytes", "offsets", "request", "yielded")
+
+    def __init__(self, request: MapRequest, offsets: array[int]) -> None:
+        self.request = request
+        self.offsets = offsets
+        self.bytes = offsets[-1]
+        self.yielded = 0
+
+    def next_slot(self, ordered: bool) -> int | None:
+        """A slot whose result is next and has come."""
+        request = self.request
+        if ordered:
+            return self.yielded if request.slot_done(self.yielded) else None
+        if len(request.arrived) > self.yielded:
+            return request.arrived[self.yielded]
+        return None if request.failure is None else request.count - 1
+
+    def release(self, slot: int) -> int:
+        """Note that `slot` has been asked for; the bytes of its input."""
+        self.yielded += 1
+        size = self.offsets[slot + 1] - self.offsets[slot]
+        freed = self.bytes if self.is_over() else min(self.bytes, size)
+        self.bytes -= freed
+        return freed
+
+    def is_over(self) -> bool:
+        """Whether every result has been asked for."""
+        return self.yielded == self.request.count
 
 
 class LazyMapIterator:
     """Results of a lazy map. Inputs are taken in growing chunks, one request each.
 
-    The first inputs are taken and sent at once. A failing input iterator raises here, after the results before it.
+    Inputs are taken only while fewer than the limit, and less than MOST_BYTES of them, have been sent without their
+    results having been asked for. The first inputs are taken and sent at once; the view's flags of that moment hold for
+    all. An input iterator that fails, or an input that cannot be pickled, raises here after the results before it.
     """
 
     def __init__(
@@ -45,9 +85,11 @@ class LazyMapIterator:
         self._growing = limit is None
         self._limit = 2 * max(1, len(view)) if limit is None else limit or _MOST
         self._return_exceptions = return_exceptions
-        self._requests: deque[MapRequest] = deque()
-        self._yielded: dict[int, int] = {}
+        self._options = view._options()
+        self._chunks: deque[_Chunk] = deque()
+        self._starved = False
         self._unanswered = 0
+        self._bytes = 0
         self._exhausted = False
         self._problem: Exception | None = None
         self._results = self._iterate()
@@ -63,16 +105,23 @@ class LazyMapIterator:
         """Take no more inputs; results of what has been sent still come."""
         self._exhausted = True
 
+    def _may_take(self) -> bool:
+        return not self._exhausted and self._unanswered < self._limit and self._bytes < MOST_BYTES
+
     def _take(self) -> None:
-        """Take inputs up to the limit, for a short time, and send them."""
-        room = self._limit - self._unanswered
-        if self._exhausted or room <= 0:
+        """Take inputs up to the limits, for a short time, and send them."""
+        self._grow()
+        if not self._may_take():
             return
-        items: list[Any] = []
+        dumps = serialize.dumps_task
+        packed = bytearray()
+        offsets = array("Q", (0,))
+        room, room_bytes = self._limit - self._unanswered, MOST_BYTES - self._bytes
         deadline = monotonic() + _FILL
         try:
-            while len(items) < room:
-                items.append(next(self._inputs))
+            while len(offsets) <= room and len(packed) < room_bytes:
+                packed += dumps(next(self._inputs))
+                offsets.append(len(packed))
                 if monotonic() > deadline:
                     break
         except StopIteration:
@@ -80,57 +129,59 @@ class LazyMapIterator:
         except Exception as problem:
             self._exhausted = True
             self._problem = problem
-        if not items:
+        count = len(offsets) - 1
+        if count == 0:
             return
-        offsets, packed = pack(items)
-        request = MapRequest(self._name, len(items))
-        self._view._submit(request, self._function, offsets, packed)
-        self._requests.append(request)
-        self._yielded[id(request)] = 0
-        self._unanswered += len(items)
-        if self._growing and self._limit < _MOST:
-            self._limit *= 2
+        request = MapRequest(self._name, count)
+        self._view._submit(request, self._function, offsets, packed, self._options)
+        self._chunks.append(_Chunk(request, offsets))
+        self._unanswered += count
+        self._bytes += len(packed)
 
-    def _available(self) -> tuple[MapRequest, int] | None:
-        """A slot whose result is next and has come."""
-        for request in self._requests:
-            seen = self._yielded[id(request)]
+    def _grow(self) -> None:
+        """Double the limit if results were waited for while the engines had little left to do."""
+        if self._growing and self._starved and self._limit < _MOST:
+            self._starved = False
+            unfinished = sum(chunk.request.count - chunk.request.finished() for chunk in self._chunks)
+            if 4 * unfinished <= self._limit:
+                self._limit *= 2
+
+    def _available(self) -> tuple[_Chunk, int] | None:
+        """A chunk and the slot of it whose result is next and has come."""
+        for chunk in self._chunks:
+            slot = chunk.next_slot(self._ordered)
+            if slot is not None:
+                return chunk, slot
             if self._ordered:
-                return (request, seen) if request.slot_done(seen) else None
-            if len(request.arrived) > seen:
-                return request, request.arrived[seen]
-            if request.failure is not None:
-                return request, request.count - 1
+                break
         return None
 
     def _iterate(self) -> Iterator[Any]:
         session = self._view.client._session
         while True:
-            if self._unanswered <= self._limit // 2:
+            if self._unanswered <= self._limit // 2 and self._bytes <= MOST_BYTES // 2:
                 self._take()
             ready = self._available()
-            if ready is None:
-                if self._requests:
-                    if not self._exhausted and self._unanswered < self._limit:
-                        self._take()
-                        if self._available() is not None:
-                            continue
-                        if not self._exhausted and self._unanswered < self._limit:
-                            continue
-                    session.wait(lambda: self._available() is not None)
-                elif self._exhausted:
-                    if self._problem is not None:
-                        raise self._problem
-                    return
-                continue
-            request, slot = ready
-            self._yielded[id(request)] += 1
-            self._unanswered -= 1
-            if self._yielded[id(request)] == request.count:
-                self._requests.remove(request)
-                del self._yielded[id(request)]
-            succeeded, value = request.outcome(slot)
-            if not succeeded and not self._return_exceptions:
-                self.cancel()
-                raise value.with_traceback(None)
-            yield value
+            if ready is not None:
+                yield self._value(*ready)
+            elif not self._chunks and self._exhausted:
+                if self._problem is not None:
+                    raise self._problem
+                return
+            elif self._may_take():
+                self._take()
+            else:
+                self._starved = True
+                session.wait(lambda: self._available() is not None)
+
+    def _value(self, chunk: _Chunk, slot: int) -> Any:
+        """The result of a slot, which counts no more."""
+        self._unanswered -= 1
+        self._bytes -= chunk.release(slot)
+        if chunk.is_over():
+            self._chunks.remove(chunk)
+        succeeded, value = chunk.request.outcome(slot)
+        if not succeeded and not self._return_exceptions:
+            self.cancel()
+            raise value.with_traceback(None)
+        return value

@@ -64,6 +64,20 @@ def result_of(client: Client, jobs: Any) -> AsyncResult:
     )._watch()
 
 
+def result_status(client: Client, jobs: Any, status_only: bool) -> dict[str, Any]:
+    """See Client.result_status."""
+    parts = [part for job in _listed(jobs)[0] for part in _slots_of(client, job, False)]
+    if any(not request.slot_done(slot) for request, slot in parts):
+        client._session.wait(lambda: False, 0)  # what has come is seen
+    completed = {request.msg_id(slot): (request, slot) for request, slot in parts if request.slot_done(slot)}
+    known = dict.fromkeys(request.msg_id(slot) for request, slot in parts)
+    pending = [msg_id for msg_id in known if msg_id not in completed]
+    found: dict[str, Any] = {"pending": pending, "completed": list(completed)}
+    if not status_only:
+        found |= {msg_id: request.outcome(slot)[1] for msg_id, (request, slot) in completed.items()}
+    return found
+
+
 class ResultsByName(Mapping[str, Any]):
     """A view of a client's results, or of their metadata, by msg_id."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import serialize
+from .dependency import dependency_of, needs
 from .requests import MapRequest
 from .view import View, name_of
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .mapresult import AsyncMapResult
-
-_LATER = "{} is not supported yet: order tasks by waiting for the results that they need"
 
 
 class KeywordCall:
@@ -29,10 +28,21 @@ class KeywordCall:
         return self.function(*args, **self.kwargs)
 
 
+class Options(NamedTuple):
+    """What a view's flags add to the headers of its maps, and the msg_ids that its tasks wait for."""
+
+    header: dict[str, Any]
+    after: list[str]
+    follow: list[str]
+
+
 class LoadBalancedView(View):
     """Tasks for whichever engine is free, `targets` (None: any engine) permitting.
 
-    Flags beside those of every view: `retries`, how often a task that raised is tried again.
+    Flags beside those of every view hold for what is submitted while they are set: `retries`, how often a task that
+    raised is tried again; `after`, results that must be there before a task starts (an AsyncResult, a msg_id, a list
+    of those, or a Dependency, which can also wait for failures); `follow`, the same, and the task runs where they
+    have been made; `timeout`, seconds after which a task that no engine was given fails with TaskTimeout (0: never).
     """
 
     _flag_names = (*View._flag_names, "follow", "after", "timeout", "retries")
@@ -50,28 +60,35 @@ class LoadBalancedView(View):
             raise ValueError(f"Invalid timeout: {value}")
         if name == "retries" and not isinstance(value, int):
             raise TypeError(f"retries must be int, not {type(value)!r}")
-        if name in ("follow", "after", "timeout") and value:
-            raise NotImplementedError(_LATER.format(f"{name}="))
+        if name in ("follow", "after"):
+            dependency_of(value)
 
     # -- the one way to the engines ------------------------------------------------------------------------------
 
-    def _submit(self, request: MapRequest, function: bytes, offsets: array[int], items: Any) -> None:
-        """Send a map of tasks that are packed already."""
+    def _options(self) -> Options:
+        """The flags as they are now."""
         targets = None if self.targets is None else self.client._resolve(self.targets)
+        header: dict[str, Any] = {"targets": targets, "label": self.label, "retries": self.retries}
+        named: dict[str, list[str]] = {"after": [], "follow": []}
+        for name in named:
+            dependency = dependency_of(getattr(self, name))
+            if dependency is not None:
+                named[name] = sorted(dependency)
+                header[name] = needs(dependency, self.client)
+        if self.timeout:
+            header["timeout"] = float(self.timeout)
+        return Options(header, **named)
+
+    def _submit(
+        self, request: MapRequest, function: bytes, offsets: array[int], items: Any, options: Options | None = None
+    ) -> None:
+        """Send a map of tasks that are packed already; `options` None: as the flags are now."""
         self.client._some_engines()
-        request.label = self.label if request.label is None else request.label
-        self.client._session.submit(
-            request,
-            {
-                "type": "map",
-                "id": 0,
-                "tasks": request.count,
-                "targets": targets,
-                "label": request.label,
-                "retries": self.retries,
-            },
-            [function, memoryview(offsets).cast("B"), items],
-        )
+        options = options or self._options()
+        header: dict[str, Any] = {"type": "map", "id": 0, "tasks": request.count, **options.header}
+        request.label = header["label"] = header["label"] if request.label is None else request.label
+        request.after, request.follow = options.after, options.follow
+        self.client._session.submit(request, header, [function, memoryview(offsets).cast("B"), items])
         self._record(request)
 
     def _apply(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], block: bool) -> Any:
@@ -167,14 +184,17 @@ class LoadBalancedView(View):
     ) -> Iterator[Any]:
         """As the builtin map for inputs of any length, even endless ones: a LazyMapIterator over the results.
 
-        At most `max_outstanding` tasks are unanswered at any time (0: no limit; ``'auto'``: as many as keep the
-        engines busy). Its ``cancel()`` takes no more inputs.
+        Inputs are taken only as fast as results are asked for: at most `max_outstanding` tasks (0: no limit of one's
+        own; ``'auto'``: as many as keep the engines busy), and at most 64 MiB of pickled inputs, have been sent without
+        that. Its ``cancel()`` takes no more inputs.
         """
         from .imap import LazyMapIterator
 
         if not sequences:
             raise TypeError("must have some sequences to map onto!")
         limit = None if max_outstanding == "auto" else int(max_outstanding)
+        if limit is not None and limit < 0:
+            raise ValueError(f"max_outstanding must be 'auto', 0 or more, not {max_outstanding}")
         return LazyMapIterator(self, f, sequences, ordered, limit, return_exceptions)
 
     def register_joblib_backend(self, name: str = "ipyparallel", make_default: bool = False) -> None:

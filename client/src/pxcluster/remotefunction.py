@@ -138,7 +138,8 @@ class require:
     """Decorator: what the function needs on the engine, bound there before it runs.
 
     ``@require("numpy", module, helper, name=value)``: modules by name or themselves are imported, functions and named
-    values are sent along. UnmetDependency there: a module cannot be imported.
+    values are sent along. Where a module cannot be imported, a load-balanced task moves to another engine
+    (ImpossibleDependency: it is nowhere), and a direct call raises UnmetDependency.
     """
 
     def __init__(self, *objects: Any, **mapping: Any) -> None:
@@ -185,7 +186,11 @@ def _provide(modules: list[str], values: dict[str, Any]) -> bool:
 
 
 class depend:
-    """Decorator: ``check(*args, **kwargs)`` runs first; False or UnmetDependency refuses the engine."""
+    """Decorator: ``check(*args, **kwargs)`` runs first, on the engine; False or UnmetDependency refuses it.
+
+    Then a load-balanced task moves to another engine (ImpossibleDependency: all refuse), and a direct call raises
+    UnmetDependency.
+    """
 
     def __init__(self, check: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         self.check = check

@@ -25,6 +25,7 @@ _DEFAULTS: dict[str, Any] = {
     "outputs": [],
     "data": {},
     "label": None,
+    "tries": 1,
 }
 
 #: Every key of a :class:`Metadata`.
@@ -35,7 +36,8 @@ class Metadata(dict[str, "Any"]):
     """Metadata of one task, by key or attribute. The set of keys is fixed: others raise KeyError or AttributeError.
 
     `submitted`, `started`, `completed` and `received` are aware datetimes (UTC) or None, `outputs` a list of dicts
-    with ``data`` and ``metadata``.
+    with ``data`` and ``metadata``. `tries`: how often the task was tried, which is more than once after failures with
+    ``retries=`` and after deaths of engines.
     """
 
     def __init__(self, **values: Any) -> None:

@@ -167,6 +167,10 @@ class Request:
         """OK, ERROR, ABORTED or PENDING."""
         raise NotImplementedError
 
+    def number_of(self, status: int) -> int:
+        """Number of slots with this status."""
+        return sum(self.status(slot) == status for slot in range(self.count))
+
     def engine(self, slot: int) -> int | None:
         """Which engine has the slot, as far as is known."""
         raise NotImplementedError
@@ -327,10 +331,18 @@ class DirectRequest(Request):
 class MapRequest(Request):
     """Load-balanced tasks. Everything is kept in columns; `arrived` lists the tasks in the order of their results."""
 
-    __slots__ = ("_completed", "_decoded", "_engines", "_received", "_started", "_states", "_values", "arrived")
+    __slots__ = (
+        "_completed", "_decoded", "_engines", "_received", "_started", "_states", "_tries", "_values", "after",
+        "arrived", "follow",
+    )  # fmt: skip
 
     def __init__(self, name: str, tasks: int, label: str | None = None) -> None:
         super().__init__(name, tasks, label)
+        #: The msg_ids that its tasks wait for; lists that all of its metadata share.
+        self.after: list[str] = []
+        self.follow: list[str] = []
+        #: How often tasks were tried, those that were not tried just once.
+        self._tries: dict[int, int] = {}
         self._states = bytearray(b"\xff") * tasks
         self._engines = array("I", bytes(4 * tasks))
         self._started = array("d", bytes(8 * tasks))
@@ -347,6 +359,7 @@ class MapRequest(Request):
         started, completed = memoryview(buffers[3]).cast("d"), memoryview(buffers[4]).cast("d")
         offsets = memoryview(buffers[5]).cast("Q").tolist()
         payload = memoryview(buffers[6])
+        tries = memoryview(buffers[7]).cast("I") if len(buffers) > 7 else None
         states, values, now = self._states, self._values, time()
         callbacks: list[Callable[[], None]] = []
         new = array("I")
@@ -358,6 +371,8 @@ class MapRequest(Request):
             self._started[slot] = started[position]
             self._completed[slot] = completed[position]
             self._received[slot] = now
+            if tries is not None and tries[position] != 1:
+                self._tries[slot] = tries[position]
             states[slot] = buffers[2][position]
             new.append(slot)
         self.arrived.extend(new)
@@ -378,6 +393,9 @@ class MapRequest(Request):
     def status(self, slot: int) -> int:
         return self._states[slot]
 
+    def number_of(self, status: int) -> int:
+        return self._states.count(status)
+
     def engine(self, slot: int) -> int | None:
         return None if self._states[slot] == PENDING else self._engines[slot]
 
@@ -385,6 +403,12 @@ class MapRequest(Request):
         if self._states[slot] == PENDING:
             return None, None, None
         return self._started[slot], self._completed[slot], self._received[slot]
+
+    def _times_and_output(self, slot: int) -> Metadata:
+        metadata = super()._times_and_output(slot)
+        metadata["after"], metadata["follow"] = self.after, self.follow
+        metadata["tries"] = self._tries.get(slot, 1)
+        return metadata
 
     def outcome(self, slot: int) -> Outcome:
         if not self._decoded[slot]:

@@ -23,6 +23,9 @@ class FakeRuntime:
         self.work = iter(work)
         self.open: dict[int, int] = {}
         self.replies: dict[int, tuple[int, Any]] = {}
+        self.answers: dict[int, list[tuple[int, Any]]] = {}
+        #: So many tasks at the end of each batch have been given to another engine.
+        self.stolen = 0
         self.times: list[tuple[float, float]] = []
         self.outputs: list[tuple[int, int | None, str, Any]] = []
         self.in_user_code = False
@@ -43,19 +46,21 @@ class FakeRuntime:
         data = [bytes(buffer) for buffer in buffers]
         self.replies[token] = status, serialize.loads(data) if status == 0 else json.loads(data[0])
 
-    def results(
-        self, token: int, statuses: bytes, started: list[float], completed: list[float], payloads: list[bytes]
-    ) -> None:
-        assert not self.in_user_code
-        count = self.open.pop(token)
-        assert len(statuses) == len(started) == len(completed) == len(payloads) == count
-        assert all(0 < a <= b for a, b in zip(started, completed, strict=True))
-        self.times += zip(started, completed, strict=True)
-        loaded = [
-            serialize.loads_task(data) if status == 0 else json.loads(data)
-            for status, data in zip(statuses, payloads, strict=True)
-        ]
-        self.replies[token] = max(statuses), loaded
+    def result(
+        self, token: int, position: int, status: int, started: float, completed: float, payload: bytes, /
+    ) -> bool:
+        if token not in self.open:
+            return False
+        answers = self.answers.setdefault(token, [])
+        if position == len(answers):
+            assert 0 < started <= completed
+            self.times.append((started, completed))
+            answers.append((status, serialize.loads_task(payload) if status == 0 else json.loads(payload)))
+        if len(answers) < self.open[token] - self.stolen:
+            return True
+        del self.open[token]
+        self.replies[token] = max(status for status, _ in answers), [value for _, value in answers]
+        return False
 
     def output(self, token: int, task: int | None, name: str, data: bytes) -> None:
         assert isinstance(data, bytes)

@@ -8,8 +8,8 @@ use pxcluster_protocol::frame::Frame;
 use pxcluster_protocol::from_client::{FromClient, Silent};
 use pxcluster_protocol::to_client::{LostEngine, ToClient};
 use pxcluster_protocol::to_engine::{Cargo, ToEngine};
-use pxcluster_protocol::{EngineId, EngineSet};
-use pxcluster_scheduler::Event;
+use pxcluster_protocol::{ClientId, EngineId, EngineSet, RequestKey};
+use pxcluster_scheduler::{Event, Suspect};
 use pxcluster_transport::{Transport, relay, send};
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -63,7 +63,11 @@ impl<T: Transport> Controller<T> {
         match report {
             Report::Death(death) => {
                 let pid = death.nanny.pid;
-                self.lose_engine(engine, pid, &cause(&death))
+                let suspect = death.running.map_or(Suspect::Nobody, |running| {
+                    let key = RequestKey { client: ClientId(running.client), request: running.request };
+                    Suspect::Task(key, running.task)
+                });
+                self.lose_engine(engine, pid, suspect, &cause(&death))
             }
             Report::Silent(Silent { nanny, seconds }) => {
                 let name = self.name_of(engine, nanny.pid);
@@ -108,12 +112,12 @@ impl<T: Transport> Controller<T> {
         if let Some((&engine, (_, words))) = due {
             let what = format!("cannot be reached any more: {words}");
             let pid = self.engines.get(&engine).map_or(0, |info| info.pid);
-            self.lose_engine(engine, pid, &what)?;
+            self.lose_engine(engine, pid, Suspect::Anything, &what)?;
         }
         Ok(())
     }
 
-    fn lose_engine(&mut self, engine: EngineId, pid: u32, what: &str) -> Result<(), ControllerError> {
+    fn lose_engine(&mut self, engine: EngineId, pid: u32, suspect: Suspect, what: &str) -> Result<(), ControllerError> {
         // What it has sent before its end counts.
         let mut left = LAST_WORDS;
         while left > 0
@@ -142,7 +146,7 @@ impl<T: Transport> Controller<T> {
         self.clients.send_to_all(&ToClient::Engines { joined: vec![], lost, silent: vec![] });
         // First, so that what comes after it is not relayed to the dead.
         self.broadcast(&self.living(), &Cargo::Lost(engine))?;
-        self.decide(Event::EngineLost(engine), &Answer::default())?;
+        self.decide(Event::EngineLost { engine, suspect }, &Answer::default())?;
         for (targets, cargo) in self.relays.lose(engine) {
             let targets = self.without_gone(&targets);
             relay(&mut self.transport, &targets, &cargo, &[])?;

@@ -1,16 +1,15 @@
 //! What clients ask for.
 
-use super::{Answer, Controller, ControllerError, host, unix_time};
+use super::{Answer, Controller, ControllerError, host};
 use crate::inbox::ConnectionId;
 use bytes::Bytes;
 use pxcluster_protocol::frame::Frame;
-use pxcluster_protocol::from_client::{FromClient, Targets};
+use pxcluster_protocol::from_client::{self, FromClient, Targets};
 use pxcluster_protocol::to_client::{ClusterStatus, EngineStatus, ToClient};
 use pxcluster_protocol::to_engine::Cargo;
-use pxcluster_protocol::{ClientId, EngineSet, RequestId, RequestKey, Status, TaskIndex, VERSION};
-use pxcluster_scheduler::Event;
+use pxcluster_protocol::{ClientId, EngineSet, RequestId, RequestKey, VERSION};
+use pxcluster_scheduler::{Dependency, Event, Need, NewMap};
 use pxcluster_transport::Transport;
-use std::ops::Range;
 
 impl<T: Transport> Controller<T> {
     pub(super) fn handle_frame(
@@ -35,17 +34,18 @@ impl<T: Transport> Controller<T> {
                     self.decide(Event::Direct { key: key(id), targets }, &Answer::default())?;
                 }
             }
-            FromClient::Map { id, tasks, targets, label: _, retries, .. } => {
+            FromClient::Map { id, tasks, targets, label: _, retries, after, follow, timeout } => {
                 let subset = targets.is_some();
-                if let Some(targets) = self.resolve(key(id), targets) {
-                    match self.maps.insert(key(id), tasks, frame.buffers) {
-                        Ok(()) => {
-                            let targets = subset.then_some(targets);
-                            let event = Event::Map { key: key(id), tasks, targets, retries };
-                            self.decide(event, &Answer::default())?;
-                        }
-                        Err(error) => self.fail(key(id), "ValueError", error.to_string()),
+                let Some(targets) = self.resolve(key(id), targets) else { return Ok(()) };
+                let waits =
+                    self.dependency(client, after).and_then(|after| Ok((after, self.dependency(client, follow)?)));
+                match waits {
+                    Ok((after, follow)) => {
+                        let targets = subset.then_some(targets);
+                        let new = NewMap { key: key(id), tasks, targets, retries, after, follow };
+                        self.submit_map(new, timeout, frame.buffers)?;
                     }
+                    Err(error) => self.fail(key(id), "InvalidDependency", error.to_string()),
                 }
             }
             FromClient::Signal { id, signum, targets } => {
@@ -53,6 +53,11 @@ impl<T: Transport> Controller<T> {
                     self.broadcast(&targets, &Cargo::Signal(signum))?;
                     self.clients.send(client, &ToClient::Done { id }, vec![]);
                 }
+            }
+            FromClient::Interrupt { id, requests } => {
+                let keys = requests.into_iter().map(key).collect();
+                self.broadcast(&self.living(), &Cargo::Interrupt(keys))?;
+                self.clients.send(client, &ToClient::Done { id }, vec![]);
             }
             FromClient::Abort { id, requests, targets } => {
                 let keys = requests.map_or_else(
@@ -116,22 +121,31 @@ impl<T: Transport> Controller<T> {
         Some(targets.into_iter().collect())
     }
 
-    /// Tells a client that tasks will not run: results with this status and, each, this payload.
-    pub(super) fn tell_not_run(&self, key: RequestKey, tasks: Vec<Range<TaskIndex>>, status: Status, payload: &[u8]) {
-        let tasks: Vec<TaskIndex> = tasks.into_iter().flatten().collect();
-        let (count, now) = (tasks.len(), unix_time());
-        let ends = (0..=count).flat_map(|task| ((task * payload.len()) as u64).to_le_bytes());
-        let columns: [Vec<u8>; 7] = [
-            tasks.iter().flat_map(|task| task.to_le_bytes()).collect(),
-            u32::MAX.to_le_bytes().repeat(count),
-            vec![status.into(); count],
-            now.to_le_bytes().repeat(count),
-            now.to_le_bytes().repeat(count),
-            ends.collect(),
-            payload.repeat(count),
-        ];
-        let buffers = columns.map(Bytes::from).into();
-        self.clients.send(key.client, &ToClient::Results { id: key.request }, buffers);
+    fn submit_map(&mut self, new: NewMap, timeout: Option<f64>, buffers: Vec<Bytes>) -> Result<(), ControllerError> {
+        if let Err(error) = self.maps.insert(new.key, new.tasks, buffers) {
+            self.fail(new.key, "ValueError", error.to_string());
+            return Ok(());
+        }
+        if let Some(seconds) = timeout {
+            self.timeouts.add(new.key, seconds);
+        }
+        self.decide(Event::Map(new), &Answer::default())
+    }
+
+    /// What a client's dependency names.
+    fn dependency(&self, client: ClientId, asked: Option<from_client::Dependency>) -> Result<Dependency, NoSession> {
+        let Some(from_client::Dependency { needs, all, success, failure }) = asked else {
+            return Ok(Dependency::default());
+        };
+        let need = |need: from_client::Needed| {
+            let client = match need.session {
+                None => client,
+                Some(session) => self.clients.named(&session).ok_or(NoSession(session))?,
+            };
+            Ok(Need { key: RequestKey { client, request: need.request }, part: need.part })
+        };
+        let needs = needs.into_iter().map(need).collect::<Result<_, NoSession>>()?;
+        Ok(Dependency { needs, all, success, failure })
     }
 
     fn status(&self, id: RequestId) -> ClusterStatus {
@@ -159,3 +173,8 @@ impl<T: Transport> Controller<T> {
         }
     }
 }
+
+/// A dependency on a session that is not known.
+#[derive(Debug, thiserror::Error)]
+#[error("the dependency names a result of session {0}, which this cluster does not know")]
+struct NoSession(String);

@@ -8,7 +8,7 @@
 use std::ffi::c_void;
 
 /// Version of this interface.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes that somebody else owns.
 #[repr(C)]
@@ -96,8 +96,9 @@ pub struct Vtable {
     pub release: extern "C" fn(*mut c_void),
     /// Answers a direct request: token, status, started, completed, buffers, their number.
     pub reply: extern "C" fn(u64, u8, f64, f64, *const Slice, usize),
-    /// Answers tasks: token, number, then that many status bytes, starts, ends and payloads.
-    pub results: extern "C" fn(u64, usize, *const u8, *const f64, *const f64, *const Slice),
+    /// Answers one task of a piece of work: token, position, status, started, completed, payload. 1: go on with the next one;
+    /// 0: there is none, or it runs elsewhere.
+    pub result: extern "C" fn(u64, usize, u8, f64, f64, Slice) -> u32,
     /// Output of user code: token, task or -1, stream (0 stdout, 1 stderr, 2 display), bytes.
     pub output: extern "C" fn(u64, i64, u32, Slice),
     /// User code begins (1) or has ended (0): SIGINT is sent only between the two.

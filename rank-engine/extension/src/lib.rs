@@ -12,7 +12,7 @@ use pxcluster_engine_abi::{self as abi, Slice, Vtable, Work, kind};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::{PyBytes, PyString};
 use std::sync::Arc;
 
 /// Items up to this size, bytes, are handed over as `bytes`: copying them is cheaper than a buffer object.
@@ -118,29 +118,17 @@ impl Runtime {
         Ok(())
     }
 
-    /// Answers all tasks of a piece of work: a status byte, a start, an end and a payload for each, in its order.
-    fn results(
+    /// Answers the task at `position` of a piece of work; whether the next one is still to be run here.
+    fn result(
         &self,
         token: u64,
-        statuses: &[u8],
-        started: Vec<f64>,
-        completed: Vec<f64>,
-        payloads: &Bound<'_, PyList>,
-    ) -> PyResult<()> {
-        let count = statuses.len();
-        if [started.len(), completed.len(), payloads.len()] != [count; 3] {
-            return Err(PyValueError::new_err("results() needs as many starts, ends and payloads as status bytes"));
-        }
-        let mut slices = Vec::with_capacity(count);
-        let mut kept = Vec::with_capacity(count);
-        for payload in payloads.iter() {
-            let payload = payload.cast_into::<PyBytes>()?;
-            slices.push(Slice::new(payload.as_bytes()));
-            kept.push(payload);
-        }
-        (self.vtable.results)(token, count, statuses.as_ptr(), started.as_ptr(), completed.as_ptr(), slices.as_ptr());
-        drop(kept);
-        Ok(())
+        position: usize,
+        status: u8,
+        started: f64,
+        completed: f64,
+        payload: &Bound<'_, PyBytes>,
+    ) -> bool {
+        (self.vtable.result)(token, position, status, started, completed, Slice::new(payload.as_bytes())) != 0
     }
 
     /// Queues output of user code; `name` is `stdout`, `stderr` or `display`.

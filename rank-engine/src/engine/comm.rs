@@ -7,7 +7,7 @@ use crate::nanny::Nanny;
 use anyhow::Context;
 use bytes::Bytes;
 use pxcluster_protocol::to_controller::ToController;
-use pxcluster_protocol::to_engine::{Cargo, ToEngine};
+use pxcluster_protocol::to_engine::{Cargo, Grant, Loot, Steal, ToEngine};
 use pxcluster_protocol::{EngineId, Rank, codec};
 use pxcluster_transport::mpi::MpiTransport;
 use pxcluster_transport::{Transport, send};
@@ -79,9 +79,9 @@ impl Comm {
     pub(super) fn turn(&mut self, shared: &Shared) -> anyhow::Result<Turn> {
         self.nanny.beat();
         let mut idle = true;
-        while let Some((_, message)) = self.transport.receive().context("MPI fails")? {
+        while let Some((from, message)) = self.transport.receive().context("MPI fails")? {
             idle = false;
-            self.handle(shared, &message)?;
+            self.handle(shared, from, &message)?;
         }
         if !self.announced && shared.is_ready() {
             self.announced = true;
@@ -97,8 +97,8 @@ impl Comm {
         }
         if !idle {
             // What was queued leaves now, and not only when somebody takes the next turn.
-            if let Some((_, message)) = self.transport.receive().context("MPI fails")? {
-                self.handle(shared, &message)?;
+            if let Some((from, message)) = self.transport.receive().context("MPI fails")? {
+                self.handle(shared, from, &message)?;
             }
             return Ok(Turn::Busy);
         }
@@ -123,10 +123,19 @@ impl Comm {
         Ok(send(&mut self.transport, Rank::CONTROLLER, header, body)?)
     }
 
-    fn handle(&mut self, shared: &Shared, message: &Bytes) -> anyhow::Result<()> {
+    fn handle(&mut self, shared: &Shared, from: Rank, message: &Bytes) -> anyhow::Result<()> {
         let (header, body) = codec::decode::<ToEngine>(message)?;
         let (targets, cargo) = match header {
-            ToEngine::Grant(grant) => return Ok(shared.put_grant(grant, body)?),
+            ToEngine::Grant(Grant { key, range, last_direct, .. }) => {
+                return Ok(shared.put_tasks(key, vec![range], last_direct, body)?);
+            }
+            ToEngine::Steal(steal) => return self.give(shared, &steal),
+            ToEngine::Loot(Loot { key, ranges, last_direct }) => {
+                if let Some(victim) = from.engine() {
+                    self.say(&ToController::Got { key, victim, ranges: ranges.clone() }, vec![])?;
+                }
+                return Ok(shared.put_tasks(key, ranges, last_direct, body)?);
+            }
             ToEngine::Relay { targets, cargo } => (targets, cargo),
         };
         pass_on(&mut self.transport, &targets, &cargo, &body)?;
@@ -147,6 +156,11 @@ impl Comm {
             }
             Cargo::Direct(direct) => shared.put_direct(self.me, &direct, body),
             Cargo::Signal(signal) => interrupt(shared, signal),
+            Cargo::Interrupt(keys) => {
+                if shared.running_request().is_some_and(|key| keys.contains(&key)) {
+                    interrupt(shared, libc::SIGINT);
+                }
+            }
             Cargo::Abort(keys) => shared.abort(keys),
             Cargo::Forget(keys) => shared.forget(keys),
             Cargo::Shutdown => {
@@ -156,6 +170,17 @@ impl Comm {
             }
         }
         Ok(())
+    }
+
+    /// Gives tasks to another engine, and tells the controller which.
+    fn give(&mut self, shared: &Shared, steal: &Steal) -> anyhow::Result<()> {
+        let Steal { key, thief, last_direct, function } = *steal;
+        let (ranges, body) = shared.give(key, function).unwrap_or_default();
+        if !ranges.is_empty() {
+            let loot = ToEngine::Loot(Loot { key, ranges: ranges.clone(), last_direct });
+            send(&mut self.transport, thief.rank(), &loot, body)?;
+        }
+        self.say(&ToController::Gave { key, thief, ranges }, vec![])
     }
 
     /// Whether the broadcast of this number has not come before.
@@ -189,7 +214,7 @@ impl Comm {
         // The news that a peer is dead, for whom something waits, may still have to come.
         while !self.transport.is_drained() {
             match self.transport.receive().context("MPI fails")? {
-                Some((_, message)) => self.handle(shared, &message)?,
+                Some((from, message)) => self.handle(shared, from, &message)?,
                 None => self.transport.wait(LAST_NAP),
             }
         }

@@ -9,10 +9,16 @@
 use super::comm::{Comm, Turn};
 use super::shared::{Piece, Shared};
 use crate::nanny::Nanny;
+use pxcluster_transport::Transport;
 use pxcluster_transport::doorbell::Sleeper;
 use pxcluster_transport::mpi::{Bell, MpiTransport};
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// First and longest sleep of the comm thread while the main thread runs batches of tasks: it sends the results of those
+/// before a task that takes longer than the others.
+const WATCH: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(160)];
 
 /// See the module's page.
 pub(super) struct Driver {
@@ -24,7 +30,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(transport: MpiTransport, nanny: Arc<Nanny>) -> anyhow::Result<Self> {
         let bell = transport.bell();
-        let shared = Shared::new(bell.clone());
+        let shared = Shared::new(bell.clone(), nanny.page(), transport.size() - 1);
         Ok(Self { shared, comm: Mutex::new(Comm::new(transport, nanny)?), bell })
     }
 
@@ -43,13 +49,24 @@ impl Driver {
 
     /// The comm thread: takes turns until Python has ended and everything has been said.
     pub(super) fn run(&self) -> anyhow::Result<()> {
+        let (mut batches, mut watch) = (0, WATCH[0]);
         loop {
             let seen = self.bell.rings();
             match self.turn()? {
                 Turn::Done => return Ok(()),
                 // The main thread sleeps only when it has nothing to run, which may have changed.
                 Turn::Busy => self.bell.wake(Sleeper::First),
-                Turn::Idle(nap) => self.bell.sleep(seen, nap, Sleeper::Second),
+                Turn::Idle(nap) => {
+                    let nap = match self.shared.watched_batches(batches) {
+                        Some(now) => {
+                            watch = if now == batches { (watch * 2).min(WATCH[1]) } else { WATCH[0] };
+                            batches = now;
+                            nap.min(watch)
+                        }
+                        None => nap,
+                    };
+                    self.bell.sleep(seen, nap, Sleeper::Second);
+                }
             }
         }
     }

@@ -6,8 +6,10 @@ use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::{RequestKey, Status, TaskIndex};
 use std::time::{Duration, Instant};
 
-/// Results wait at most this long for others.
+/// Results wait for others at most this long, or this long for each engine of the cluster if that is more: all engines
+/// together must not flood the controller.
 const RESULTS_AGE: Duration = Duration::from_millis(1);
+const RESULTS_AGE_PER_ENGINE: Duration = Duration::from_micros(5);
 /// Output waits at most this long for more of it.
 const OUTPUT_AGE: Duration = Duration::from_millis(10);
 /// A message of results or output is sent when it is this long, bytes.
@@ -67,9 +69,17 @@ pub(super) struct Outbox {
     output: Option<Output>,
     /// When what is open must be sent at the latest.
     due: Option<Instant>,
+    /// How long results wait for others.
+    results_age: Duration,
 }
 
 impl Outbox {
+    /// That of an engine among so many.
+    pub(super) fn new(engines: u32) -> Self {
+        let results_age = RESULTS_AGE.max(RESULTS_AGE_PER_ENGINE * engines);
+        Self { results_age, ..Self::default() }
+    }
+
     /// Queues a message behind everything that is there.
     pub(super) fn push(&mut self, message: Message) {
         self.close();
@@ -99,7 +109,7 @@ impl Outbox {
         results.offsets.extend_from_slice(&(results.payload.len() as u64).to_le_bytes());
         results.busy += (times.1 - times.0).max(0.0);
         let full = results.payload.len() >= FULL;
-        self.hurry(if full { Duration::ZERO } else { RESULTS_AGE });
+        self.hurry(if full { Duration::ZERO } else { self.results_age });
     }
 
     /// Adds output of user code.
@@ -166,7 +176,7 @@ mod tests {
 
     #[test]
     fn results_are_joined_and_wait_for_each_other() {
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::new(4);
         outbox.push_result(KEY, 4, Status::Ok, (1.0, 1.5), b"ab");
         outbox.push_result(KEY, 5, Status::Error, (1.5, 1.75), b"c");
         let due = outbox.due().expect("something is open");
@@ -181,7 +191,7 @@ mod tests {
 
     #[test]
     fn output_precedes_the_answer_that_follows_it() {
-        let mut outbox = Outbox::default();
+        let mut outbox = Outbox::new(4);
         outbox.push_output(KEY, None, OutputName::Stdout, b"one ");
         outbox.push_output(KEY, None, OutputName::Stdout, b"two");
         outbox.push_output(KEY, None, OutputName::Stderr, b"three");

@@ -4,19 +4,20 @@
 //! nobody need be woken for them.
 
 use super::outbox::{Message, Outbox};
-use bytes::Bytes;
+use crate::nanny::Page;
+use bytes::{Bytes, BytesMut};
 use pxcluster_protocol::codec::offset;
 use pxcluster_protocol::from_client::DirectKind;
 use pxcluster_protocol::to_client::OutputName;
 use pxcluster_protocol::to_controller::ToController;
-use pxcluster_protocol::to_engine::{Direct, Grant};
+use pxcluster_protocol::to_engine::Direct;
 use pxcluster_protocol::{EngineId, Epoch, RequestKey, Status, TaskIndex};
-use pxcluster_scheduler::{Engine, EngineEvent, Work};
+use pxcluster_scheduler::{Engine, EngineEvent, ParcelId, Work};
 use pxcluster_transport::doorbell::Sleeper;
 use pxcluster_transport::mpi::Bell;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -34,30 +35,61 @@ pub(super) enum Piece {
 
 /// What a token that was handed out stands for.
 enum Running {
-    Direct { key: RequestKey, epoch: Epoch },
-    Tasks { key: RequestKey, range: Range<TaskIndex> },
+    Direct {
+        key: RequestKey,
+        epoch: Epoch,
+    },
+    /// `done`: how many of the batch have their result; the next one runs. `busy`: seconds they took.
+    Tasks {
+        key: RequestKey,
+        parcel: ParcelId,
+        first: TaskIndex,
+        done: usize,
+        busy: f64,
+    },
 }
 
-/// A map of which this engine has tasks or the function.
+/// The function of a map, and whether Python has it.
 #[derive(Default)]
-struct Map {
-    /// Until it has been handed to Python.
-    function: Option<Bytes>,
-    /// Granted slices by their first task: offsets and items.
-    slices: BTreeMap<TaskIndex, (Range<TaskIndex>, Bytes, Bytes)>,
+struct Function {
+    bytes: Bytes,
+    is_known: bool,
+}
+
+/// Tasks that arrived together and in a row.
+struct Parcel {
+    first: TaskIndex,
+    /// The place of the first one in the offset table.
+    at: usize,
+    offsets: Bytes,
+    items: Bytes,
+    /// How many of its tasks are neither finished nor given away.
+    left: usize,
+}
+
+impl Parcel {
+    fn item(&self, task: TaskIndex) -> Bytes {
+        let at = self.at + (task - self.first) as usize;
+        let base = offset(&self.offsets, 0);
+        self.items.slice(offset(&self.offsets, at) - base..offset(&self.offsets, at + 1) - base)
+    }
 }
 
 #[derive(Default)]
 struct State {
     machine: Engine,
     bodies: BTreeMap<Epoch, (DirectKind, Vec<Bytes>)>,
-    maps: BTreeMap<RequestKey, Map>,
+    functions: BTreeMap<RequestKey, Function>,
+    parcels: BTreeMap<ParcelId, Parcel>,
+    last_parcel: ParcelId,
     forgotten: Vec<RequestKey>,
     running: Option<(u64, Running)>,
     /// The token that was handed out last and its request: threads of user code may print after its end.
     last: Option<(u64, RequestKey)>,
     tokens: u64,
     outbox: Outbox,
+    /// Where the nanny reads which task runs.
+    page: Option<&'static Page>,
     /// Python has come to its main loop.
     ready: bool,
     ending: bool,
@@ -70,11 +102,22 @@ pub(super) struct Shared {
     state: Mutex<State>,
     bell: Bell,
     user_code: AtomicBool,
+    /// Batches of more than one task that have been handed out.
+    batches: AtomicU64,
+    /// The comm thread looks after the results of batches now and then.
+    is_watched: AtomicBool,
 }
 
 impl Shared {
-    pub(super) fn new(bell: Bell) -> Self {
-        Self { state: Mutex::default(), bell, user_code: AtomicBool::new(false) }
+    pub(super) fn new(bell: Bell, page: &'static Page, engines: u32) -> Self {
+        let outbox = Outbox::new(engines);
+        Self {
+            state: Mutex::new(State { page: Some(page), outbox, ..State::default() }),
+            bell,
+            user_code: AtomicBool::new(false),
+            batches: AtomicU64::new(0),
+            is_watched: AtomicBool::new(false),
+        }
     }
 
     fn wake_comm(&self) {
@@ -99,20 +142,60 @@ impl Shared {
     }
 
     /// Tasks have arrived. Buffers as at [`pxcluster_protocol::to_engine::ToEngine::Grant`].
-    pub(super) fn put_grant(&self, grant: Grant, body: Vec<Bytes>) -> Result<(), MalformedGrant> {
-        let [function, offsets, items] = <[Bytes; 3]>::try_from(body).map_err(|_| MalformedGrant)?;
-        if offsets.len() != 8 * (grant.range.len() + 1) || offset(&offsets, grant.range.len()) != items.len() {
-            return Err(MalformedGrant);
+    pub(super) fn put_tasks(
+        &self,
+        key: RequestKey,
+        ranges: Vec<Range<TaskIndex>>,
+        last_direct: Epoch,
+        body: Vec<Bytes>,
+    ) -> Result<(), MalformedTasks> {
+        let [function, offsets, items] = <[Bytes; 3]>::try_from(body).map_err(|_| MalformedTasks)?;
+        let count: usize = ranges.iter().map(ExactSizeIterator::len).sum();
+        if offsets.len() != 8 * (count + 1) || offset(&offsets, count) != items.len() {
+            return Err(MalformedTasks);
         }
         let mut state = self.lock();
-        let map = state.maps.entry(grant.key).or_default();
+        let state = &mut *state;
         if !function.is_empty() {
-            map.function = Some(function);
+            state.functions.entry(key).or_default().bytes = function;
         }
-        map.slices.insert(grant.range.start, (grant.range.clone(), offsets, items));
-        let Grant { key, range, last_direct, .. } = grant;
-        state.machine.handle(EngineEvent::Grant { key, range, last_direct });
+        let (mut parcels, mut at) = (Vec::with_capacity(ranges.len()), 0);
+        for range in ranges {
+            state.last_parcel += 1;
+            let (offsets, items) = (offsets.clone(), items.clone());
+            let parcel = Parcel { first: range.start, at, offsets, items, left: range.len() };
+            state.parcels.insert(state.last_parcel, parcel);
+            at += range.len();
+            parcels.push((state.last_parcel, range));
+        }
+        state.machine.handle(EngineEvent::Tasks { key, parcels, last_direct });
         Ok(())
+    }
+
+    /// Gives the back half of the waiting tasks of a map away. Their ranges, and the buffers of a loot; `None`: there are
+    /// none.
+    pub(super) fn give(&self, key: RequestKey, function: bool) -> Option<(Vec<Range<TaskIndex>>, Vec<Bytes>)> {
+        let mut state = self.lock();
+        let started = match &state.running {
+            Some((_, Running::Tasks { done, .. })) => done + 1,
+            _ => 0,
+        };
+        let pieces = state.machine.give(key, started);
+        let function = state.functions.get(&key).filter(|_| function).map(|function| function.bytes.clone());
+        let (mut ranges, mut table, mut items) = (Vec::new(), BytesMut::from(&0u64.to_le_bytes()[..]), BytesMut::new());
+        for piece in pieces {
+            let Some(parcel) = state.parcels.get_mut(&piece.parcel) else { continue };
+            for task in piece.range.clone() {
+                items.extend_from_slice(&parcel.item(task));
+                table.extend_from_slice(&(items.len() as u64).to_le_bytes());
+            }
+            parcel.left = parcel.left.saturating_sub(piece.range.len());
+            if parcel.left == 0 {
+                state.parcels.remove(&piece.parcel);
+            }
+            ranges.push(piece.range);
+        }
+        (!ranges.is_empty()).then(|| (ranges, vec![function.unwrap_or_default(), table.freeze(), items.freeze()]))
     }
 
     /// Nothing of these requests is to start any more.
@@ -124,7 +207,7 @@ impl Shared {
     pub(super) fn forget(&self, keys: Vec<RequestKey>) {
         let mut state = self.lock();
         for key in &keys {
-            state.maps.remove(key);
+            state.functions.remove(key);
         }
         state.forgotten.extend(&keys);
         state.machine.handle(EngineEvent::Forget(keys));
@@ -138,6 +221,12 @@ impl Shared {
     /// Whether Python runs user code, so that it may be interrupted.
     pub(super) fn runs_user_code(&self) -> bool {
         self.user_code.load(Ordering::SeqCst)
+    }
+
+    /// The request that the main thread runs.
+    pub(super) fn running_request(&self) -> Option<RequestKey> {
+        let state = self.lock();
+        state.running.as_ref().map(|(_, Running::Direct { key, .. } | Running::Tasks { key, .. })| *key)
     }
 
     /// Exit status of Python, once it has ended.
@@ -157,6 +246,23 @@ impl Shared {
         (messages, state.outbox.due())
     }
 
+    /// For the comm thread, before it sleeps: how many batches have been handed out, while there may be results that nobody
+    /// else sends, because a task of a batch takes longer than expected. `seen`: what this said the last time.
+    pub(super) fn watched_batches(&self, seen: u64) -> Option<u64> {
+        if !self.is_watched.load(Ordering::SeqCst) {
+            return None;
+        }
+        let batches = self.batches.load(Ordering::SeqCst);
+        if batches != seen || self.runs_user_code() {
+            return Some(batches);
+        }
+        self.is_watched.store(false, Ordering::SeqCst);
+        // The main thread counts first and looks afterwards: either this sees its count, or it sees the line above.
+        (self.batches.load(Ordering::SeqCst) != seen)
+            .then(|| self.is_watched.store(true, Ordering::SeqCst))
+            .map(|()| seen)
+    }
+
     // ---- called by the main thread ----
 
     /// What the main thread is to run now, if there is anything.
@@ -171,6 +277,13 @@ impl Shared {
         }
         while let Some(work) = state.machine.next_work() {
             if let Some(piece) = state.prepare(work) {
+                drop(state);
+                if matches!(&piece, Piece::Tasks { items, .. } if items.len() > 1) {
+                    self.batches.fetch_add(1, Ordering::SeqCst);
+                    if !self.is_watched.swap(true, Ordering::SeqCst) {
+                        self.wake_comm();
+                    }
+                }
                 return Some(piece);
             }
         }
@@ -202,16 +315,36 @@ impl Shared {
         state.outbox.push((ToController::DirectReply { key, epoch, status, started, completed }, body));
     }
 
-    /// Answers tasks: status, start, end and payload of each.
-    pub(super) fn results<'a>(&self, token: u64, results: impl ExactSizeIterator<Item = (Status, f64, f64, &'a [u8])>) {
+    /// The result of the task at `position` of the batch: status, start, end, payload. Whether the next one of the batch is
+    /// still to be run here; where not, the batch is finished. A result that has been given before is ignored.
+    pub(super) fn result(
+        &self,
+        token: u64,
+        position: usize,
+        status: Status,
+        times: (f64, f64),
+        payload: &[u8],
+    ) -> bool {
         let mut state = self.lock();
-        let Some(Running::Tasks { key, range }) = state.take_running(token) else { return };
-        let (tasks, mut busy) = (results.len(), 0.0);
-        for (task, (status, started, completed, payload)) in range.zip(results) {
-            busy += (completed - started).max(0.0);
-            state.outbox.push_result(key, task, status, (started, completed), payload);
+        let state = &mut *state;
+        let Some((_, Running::Tasks { key, first, done, busy, .. })) =
+            state.running.as_mut().filter(|(running, _)| *running == token)
+        else {
+            return false; // it was the last one, and an interrupt made Python give it again
+        };
+        if position == *done {
+            *busy += (times.1 - times.0).max(0.0);
+            *done += 1;
+            state.outbox.push_result(*key, *first + position as TaskIndex, status, times, payload);
         }
-        state.machine.handle(EngineEvent::TasksFinished { key, tasks, busy });
+        if *done < state.machine.running_tasks().len() {
+            let task = *first + *done as TaskIndex;
+            state.page.into_iter().for_each(|page| page.go_on(task));
+            return true;
+        }
+        state.page.into_iter().for_each(Page::end);
+        state.finish_batch();
+        false
     }
 
     /// Queues output of user code. Any thread may call it.
@@ -275,50 +408,66 @@ impl State {
                 self.outbox.push((reply, vec![]));
                 None
             }
-            Work::Tasks { key, range } => {
-                let Some(items) = self.items(key, &range) else {
+            Work::Tasks { key, parcel, range } => {
+                let Some(items) = self.items(parcel, &range) else {
                     // The machine knows no task whose items have not arrived; keep the promise of an answer all the same.
                     tracing::error!("tasks {range:?} of {key} have no items");
-                    let event = EngineEvent::TasksFinished { key, tasks: range.len(), busy: 0.0 };
-                    self.machine.handle(event);
-                    return self.prepare(Work::AbortedTasks { key, range });
+                    self.machine.handle(EngineEvent::TasksFinished { key, tasks: 0, busy: 0.0 });
+                    return self.prepare(Work::AbortedTasks { key, parcel, range });
                 };
-                let function = self.maps.get_mut(&key).and_then(|map| map.function.take());
+                let function = self.functions.get_mut(&key).filter(|function| !function.is_known).map(|function| {
+                    function.is_known = true;
+                    function.bytes.clone()
+                });
                 let first = range.start;
-                Some(Piece::Tasks { token: self.start(Running::Tasks { key, range }), key, function, first, items })
+                if let Some(received) = self.machine.take_ask() {
+                    self.outbox.push((ToController::Ask { received }, vec![]));
+                }
+                self.page.into_iter().for_each(|page| page.begin(key, first));
+                let token = self.start(Running::Tasks { key, parcel, first, done: 0, busy: 0.0 });
+                Some(Piece::Tasks { token, key, function, first, items })
             }
-            Work::AbortedTasks { key, range } => {
+            Work::AbortedTasks { key, parcel, range } => {
                 let now = unix_time();
                 for task in range.clone() {
                     self.outbox.push_result(key, task, Status::Aborted, (now, now), &[]);
                 }
                 self.outbox.flush();
-                self.items(key, &range);
+                self.settle(parcel, range.len());
                 None
             }
         }
     }
 
-    /// Items of tasks that start now; the last ones of a slice free it.
-    fn items(&mut self, key: RequestKey, range: &Range<TaskIndex>) -> Option<Vec<Bytes>> {
-        let map = self.maps.get_mut(&key)?;
-        let (&start, (slice, offsets, items)) = map.slices.range(..=range.start).next_back()?;
-        let item = |task: TaskIndex| {
-            let at = (task - slice.start) as usize;
-            items.slice(offset(offsets, at)..offset(offsets, at + 1))
-        };
-        let found = range.clone().map(item).collect();
-        if range.end >= slice.end {
-            map.slices.remove(&start);
+    /// Items of tasks that start now.
+    fn items(&self, parcel: ParcelId, range: &Range<TaskIndex>) -> Option<Vec<Bytes>> {
+        let parcel = self.parcels.get(&parcel)?;
+        Some(range.clone().map(|task| parcel.item(task)).collect())
+    }
+
+    /// So many tasks of a parcel are finished; the last ones free it.
+    fn settle(&mut self, parcel: ParcelId, tasks: usize) {
+        if let Some(known) = self.parcels.get_mut(&parcel) {
+            known.left = known.left.saturating_sub(tasks);
+            if known.left == 0 {
+                self.parcels.remove(&parcel);
+            }
         }
-        Some(found)
+    }
+
+    /// The main thread has run what was left to it of its batch.
+    fn finish_batch(&mut self) {
+        if let Some((_, Running::Tasks { key, parcel, done, busy, .. })) = self.running.take() {
+            self.machine.handle(EngineEvent::TasksFinished { key, tasks: done, busy });
+            self.settle(parcel, done);
+        }
     }
 }
 
-/// A grant whose buffers do not fit together.
+/// Tasks whose buffers do not fit together.
 #[derive(Debug, thiserror::Error)]
-#[error("a grant's buffers do not fit together; are all ranks of the same pxcluster build?")]
-pub(super) struct MalformedGrant;
+#[error("the buffers of some tasks do not fit together; are all ranks of the same pxcluster build?")]
+pub(super) struct MalformedTasks;
 
 fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()

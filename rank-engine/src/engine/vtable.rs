@@ -41,7 +41,7 @@ pub(super) fn install(driver: Arc<Driver>, about: About) -> VtableAddress {
         next,
         release,
         reply,
-        results,
+        result,
         output,
         user_code,
     }));
@@ -118,20 +118,11 @@ extern "C" fn reply(token: u64, status: u8, started: f64, completed: f64, buffer
     shared.reply(token, status_of(status), started, completed, body);
 }
 
-extern "C" fn results(
-    token: u64,
-    count: usize,
-    statuses: *const u8,
-    started: *const f64,
-    completed: *const f64,
-    payloads: *const Slice,
-) {
-    let Some(Driver { shared, .. }) = DRIVER.get().map(Arc::as_ref) else { return };
-    let results = (0..count).map(|at| {
-        // SAFETY: the extension passes columns of `count` entries that live during the call.
-        unsafe { (status_of(*statuses.add(at)), *started.add(at), *completed.add(at), (*payloads.add(at)).bytes()) }
-    });
-    shared.results(token, results);
+extern "C" fn result(token: u64, position: usize, status: u8, started: f64, completed: f64, payload: Slice) -> u32 {
+    let Some(Driver { shared, .. }) = DRIVER.get().map(Arc::as_ref) else { return 0 };
+    // SAFETY: the bytes live during the call.
+    let payload = unsafe { payload.bytes() };
+    u32::from(shared.result(token, position, status_of(status), (started, completed), payload))
 }
 
 extern "C" fn output(token: u64, task: i64, stream: u32, data: Slice) {

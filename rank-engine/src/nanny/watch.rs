@@ -5,7 +5,7 @@
 
 use super::pulse::{Finding, Pulse};
 use super::report::{Heard, Reporter};
-use super::{DESCRIPTORS, LONGEST, ToNanny};
+use super::{DESCRIPTORS, LONGEST, Page, ToNanny};
 use nix::cmsg_space;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
@@ -17,7 +17,6 @@ use pxcluster_protocol::to_engine::ReportTo;
 use pxcluster_protocol::{EngineId, PROTOCOL_VERSION};
 use std::io::{IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often, and every how many seconds, a nanny tries to reach rank 0.
@@ -40,7 +39,7 @@ pub(super) struct Watch {
     launcher: Pid,
     /// `None` when the engine has closed it.
     line: Option<OwnedFd>,
-    beats: &'static AtomicU64,
+    page: &'static Page,
     hung_after: Duration,
     /// The engine's connections, open as long as this process lives.
     kept: Vec<OwnedFd>,
@@ -51,19 +50,13 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(
-        engine: EngineId,
-        child: Pid,
-        line: OwnedFd,
-        beats: &'static AtomicU64,
-        hung_after: Duration,
-    ) -> Self {
+    pub(super) fn new(engine: EngineId, child: Pid, line: OwnedFd, page: &'static Page, hung_after: Duration) -> Self {
         Self {
             engine,
             child,
             launcher: nix::unistd::getppid(),
             line: Some(line),
-            beats,
+            page,
             hung_after,
             kept: Vec::new(),
             place: None,
@@ -216,7 +209,7 @@ impl Watch {
 
     fn feel_the_pulse(&mut self) {
         let (Some(pulse), Some(place)) = (&mut self.pulse, &self.place) else { return };
-        let seconds = match pulse.look(self.beats.load(Ordering::Relaxed), Instant::now()) {
+        let seconds = match pulse.look(self.page.beats(), Instant::now()) {
             Finding::Nothing => return,
             Finding::Silent(time) => time.as_secs_f64(),
             Finding::Recovered => 0.0,
@@ -238,7 +231,7 @@ impl Watch {
             End::Signal(number) => (Some(number), None),
         };
         let nanny = introduction(self.engine, self.child, place);
-        let death = FromClient::Death(Death { nanny, signal, code });
+        let death = FromClient::Death(Death { nanny, signal, code, running: self.page.running() });
         let (mut told, mut failures, mut why) = (false, 0, String::new());
         while failures < ATTEMPTS {
             let connected = self.reporter.take().map_or_else(|| Reporter::connect(place), Ok);
@@ -267,7 +260,7 @@ impl Watch {
         };
         let pid = self.child.as_raw() as u32;
         let nanny = Nanny { protocol_version: PROTOCOL_VERSION, key: String::new(), engine: self.engine, pid };
-        let cause = pxcluster_controller::cause_of_death(&Death { nanny, signal, code });
+        let cause = pxcluster_controller::cause_of_death(&Death { nanny, signal, code, running: None });
         format!("engine {} ({}, pid {pid}) {cause}", self.engine, self.engine.rank())
     }
 }

@@ -31,17 +31,20 @@ class Runtime(Protocol):
         """Block, without the GIL, until there is work. None: the cluster stops.
 
         ("direct", token, kind, buffers): answer with reply(token, …).
-        ("tasks", token, map_key, function, items, indices): answer with results(token, …); `function` comes with the
+        ("tasks", token, map_key, function, items, indices): answer each item with result(token, …) until that is false; `function` comes with the
         first batch of a map. ("forget", map_key): no more tasks of this map, no answer.
         """
 
     def reply(self, token: int, status: int, started: float, completed: float, buffers: Sequence[Buffer]) -> None:
         """Answer a direct request. The buffers are copied or held until they are sent."""
 
-    def results(
-        self, token: int, statuses: bytes, started: list[float], completed: list[float], payloads: list[bytes]
-    ) -> None:
-        """Answer a batch of tasks, all of them, in the order of its items."""
+    def result(
+        self, token: int, position: int, status: int, started: float, completed: float, payload: bytes, /
+    ) -> bool:
+        """Answer the task at `position` of a batch; whether the next one is still to be run here.
+
+        The rest of a batch may be given to another engine while a task runs. A second answer is ignored.
+        """
 
     def output(self, token: int, task: int | None, name: str, data: bytes) -> None:
         """Hand over output of a request; `name`: stdout, stderr (UTF-8 text) or display (JSON). Any thread may call."""

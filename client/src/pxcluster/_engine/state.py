@@ -7,8 +7,9 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 
-#: Status of a reply or of a task's result. (2, aborted, is for what never reached Python.)
-OK, ERROR = 0, 1
+#: Status of a reply or of a task's result; UNMET: a task that another engine may run. (2, aborted, is for what never
+#: reached Python.)
+OK, ERROR, UNMET = 0, 1, 3
 
 
 class State:

@@ -7,7 +7,8 @@ from time import time
 from ..serialize import dumps_task, loads_task
 from . import streams, tracebacks
 from .interrupts import enter_user_code, leave_user_code
-from .state import ERROR, state
+from .state import ERROR, OK, state
+from .unmet import status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,59 +53,56 @@ _maps: dict[int, Map] = {}
 
 
 def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buffer], indices: list[int]) -> None:
-    """Run a batch and hand over its results; a task that raises is a result too.
+    """Run a batch and hand over each result; a task that raises is a result too.
 
-    An interrupt ends the task in hand, the rest of the batch goes on.
+    An interrupt ends the task in hand, the rest of the batch goes on. Other engines may take from the end of the batch.
     """
     if function is not None and map_key not in _maps:
         _maps[map_key] = Map(function)
     this = _maps[map_key]
-    now, load, dump, current = time, loads_task, dumps_task, state
+    now, load, dump, current, answer = time, loads_task, dumps_task, state, state.host.result
     current.token = token
     current.task = indices[0]
     current.output_left = this.output_left
     current.running = True
     count = len(items)
-    statuses = bytearray(count)
-    started = [0.0] * count
-    completed = [0.0] * count
-    payloads = [b""] * count
     position = 0
     clock = now()
-    while position < count:
-        # Every slot is written by its position, so an interrupt between any two lines leaves nothing half done.
+    goes_on = True
+    while goes_on and position < count:
+        # The host ignores a second answer to a position, so an interrupt between any two lines does no harm.
         try:
             enter_user_code()
             call = this.call or this.load()
             for position in range(position, count):  # noqa: B020 (goes on where an interrupt left it)
                 current.task = indices[position]
-                started[position] = clock
+                started, status = clock, OK
                 try:
-                    payloads[position] = dump(call(load(items[position])))
+                    payload = dump(call(load(items[position])))
                 except BaseException as error:
-                    statuses[position] = ERROR
-                    payloads[position] = this.failure(error)
-                completed[position] = clock = now()
+                    status, payload = status_of(error), this.failure(error)
+                clock = now()
+                goes_on = answer(token, position, status, started, clock, payload)
+                if not goes_on:
+                    break
             leave_user_code()
         except BaseException as error:
             leave_user_code()
-            if not completed[position]:
-                statuses[position] = ERROR
-                payloads[position] = this.failure(error)
-                started[position], clock = clock, now()
-                completed[position] = clock
+            started, clock = clock, now()
+            goes_on = answer(token, position, ERROR, started, clock, this.failure(error))
         position += 1
     this.output_left = current.output_left
     current.running = False
-    current.host.results(token, bytes(statuses), started, completed, payloads)
 
 
 def fail_tasks(token: int, error: BaseException, count: int) -> None:
-    """Answer a whole batch with one error."""
+    """Answer what is left of a batch with one error."""
     state.running = False
     clock = time()
     payload = tracebacks.payload(error, "apply")
-    state.host.results(token, bytes([ERROR]) * count, [clock] * count, [clock] * count, [payload] * count)
+    for position in range(count):
+        if not state.host.result(token, position, ERROR, clock, clock, payload):
+            return
 
 
 def forget_map(map_key: int) -> None:
