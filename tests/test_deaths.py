@@ -170,7 +170,8 @@ def test_an_engine_dies_and_the_others_go_on(
     # Engine 0 passes broadcasts on to engine 1, engine 2 to engine 3.
     doomed = Doomed(client, 2, way, tmp_path)
     situation(cluster, doomed, tmp_path)
-    assert len([line for line in cluster.log().splitlines() if line.startswith("pxcluster: engine 2 (")]) == 1
+    wait_for(lambda: "pxcluster: engine 2 (" in cluster.log(), "the log tells")
+    assert cluster.log().count("pxcluster: engine 2 (") == 1
     late = cluster.client()
     wait_for(lambda: 2 in late._session.gone, "who comes later hears of it, too")
     with pytest.raises(ipp.EngineError, match=doomed.sentence):
