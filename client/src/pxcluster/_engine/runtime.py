@@ -32,7 +32,8 @@ class Runtime(Protocol):
 
         ("direct", token, kind, buffers): answer with reply(token, …).
         ("tasks", token, map_key, function, items, indices): answer each item with result(token, …) until that is
-        false; `function` comes with the first batch of a map. ("forget", map_key): no more tasks of this map, no answer.
+        false; `function` comes with the first batch of a map. ("forget", map_key): no more tasks of this map, no
+        answer.
         """
 
     def reply(self, token: int, status: int, started: float, completed: float, buffers: Sequence[Buffer]) -> None:
