@@ -68,10 +68,8 @@ impl Watch {
 
     /// Everything a nanny does.
     pub(super) fn run(mut self) -> ! {
-        for ignored in [Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            // SAFETY: no handler is installed. The launcher's SIGKILL ends this process, and the kernel its child.
-            let _never_fails = unsafe { signal(ignored, SigHandler::SigIgn) };
-        }
+        // A cluster that has not begun is ended by the launcher's signals, and the kernel ends the child with its nanny.
+        ignore(&[Signal::SIGUSR1]);
         let end = self.wait_for_the_end();
         let code = match end {
             End::Code(code) => code,
@@ -177,6 +175,8 @@ impl Watch {
         match serde_json::from_slice(&bytes[..count]) {
             Ok(ToNanny::Keep) => {}
             Ok(ToNanny::ReportTo(place)) => {
+                // From here on rank 0 ends its engines in order.
+                ignore(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
                 self.place = Some(place);
                 if !self.hung_after.is_zero() {
                     self.pulse = Some(Pulse::new(self.hung_after, Instant::now()));
@@ -262,6 +262,13 @@ impl Watch {
         let nanny = Nanny { protocol_version: PROTOCOL_VERSION, key: String::new(), engine: self.engine, pid };
         let cause = pxcluster_controller::cause_of_death(&Death { nanny, signal, code, running: None });
         format!("engine {} ({}, pid {pid}) {cause}", self.engine, self.engine.rank())
+    }
+}
+
+fn ignore(signals: &[Signal]) {
+    for ignored in signals {
+        // SAFETY: no handler is installed.
+        let _never_fails = unsafe { signal(*ignored, SigHandler::SigIgn) };
     }
 }
 
