@@ -77,7 +77,7 @@ def test_cell_17_pulls_what_cell_16_printed(session: list[Cell]) -> None:
         for output in cell(session, 16).outputs
         if (match := re.fullmatch(r"\[stdout:(?P<engine>\d)\] (?P<value>0\.\S+|\d\S*e-\d+)\n", output.text))
     }
-    pulled = cell(session, 17).outputs[0].text.strip("[]").split(",\n ")
+    pulled = re.split(r",\s+", cell(session, 17).outputs[0].text.strip("[]"))
     assert pulled == [printed[str(engine)] for engine in range(4)]
 
 

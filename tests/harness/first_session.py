@@ -80,4 +80,6 @@ def normalised(text: str) -> str:
     text = re.sub(r"The slowest run took .*\n", "", text)
     text = re.sub(r"\b\d+(\.\d+)?(e-?\d+)? (ns|[μu]s|ms|s)\b", "<time>", text)
     text = re.sub(r"(?<![\d.])\d+\.\d+(e-?\d+)?", "#", text)
+    # IPython prints a list on one line when its numbers happen to be short enough.
+    text = re.sub(r"#,\s+(?=#)", "#,\n ", text)
     return re.sub(r"\[\d:apply\]", "[<engine>:apply]", text)
