@@ -49,9 +49,13 @@ def test_queued_tasks_are_cancelled(rc: Client, gate: Gate, busy: AsyncResult) -
 def test_queued_direct_calls_are_cancelled(rc: Client, gate: Gate, busy: AsyncResult) -> None:
     queued = rc[:].apply_async(operator.neg, 1)
     single = rc[1].apply_async(operator.neg, 1)
-    queued.cancel()
-    single.cancel()
+    behind = rc[:].apply_async(operator.neg, 2)
+    assert is_cancelled(queued)
+    assert is_cancelled(single)
+    assert not behind.ready()
+    assert not busy.ready()
     gate.open()
+    assert behind.get(timeout=60) == [-2] * 4
     busy.get(timeout=60)
     with pytest.raises(ipp.TaskAborted):
         single.get(timeout=60)

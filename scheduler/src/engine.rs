@@ -61,18 +61,20 @@ pub struct Piece {
     pub range: Range<TaskIndex>,
 }
 
-/// What the main thread does next, or what is answered in its stead.
+/// What is answered as aborted, because it has not started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Aborted {
+    /// Direct requests.
+    pub directs: Vec<(RequestKey, Epoch)>,
+    /// Tasks.
+    pub tasks: Vec<(RequestKey, Piece)>,
+}
+
+/// What the main thread does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
     /// Run a direct request.
     Direct {
-        /// The request.
-        key: RequestKey,
-        /// Its number.
-        epoch: Epoch,
-    },
-    /// Answer a direct request as aborted, then report [`EngineEvent::DirectFinished`].
-    AbortedDirect {
         /// The request.
         key: RequestKey,
         /// Its number.
@@ -87,15 +89,6 @@ pub enum Work {
         /// Which tasks.
         range: Range<TaskIndex>,
     },
-    /// Answer tasks as aborted, and ask for the next work at once.
-    AbortedTasks {
-        /// The map.
-        key: RequestKey,
-        /// Where what belongs to them is.
-        parcel: ParcelId,
-        /// Which tasks.
-        range: Range<TaskIndex>,
-    },
 }
 
 /// What the main thread is at.
@@ -103,6 +96,15 @@ pub enum Work {
 enum Running {
     Direct(Epoch),
     Tasks { key: RequestKey, parcel: ParcelId, range: Range<TaskIndex> },
+}
+
+/// A direct request that has arrived and is not at its turn.
+#[derive(Debug)]
+struct Waiting {
+    key: RequestKey,
+    epoch: Epoch,
+    /// It has been answered as aborted, and its turn is passed over.
+    answered: bool,
 }
 
 /// A parcel, or what is left of it.
@@ -121,7 +123,7 @@ pub struct Engine {
     finished: Epoch,
     running: Option<Running>,
     /// Direct requests that have arrived, by the request that must be finished before them.
-    directs: BTreeMap<Epoch, (RequestKey, Epoch)>,
+    directs: BTreeMap<Epoch, Waiting>,
     /// The main thread takes from the front; the back is the part to give away.
     deque: VecDeque<Slice>,
     aborted: BTreeSet<RequestKey>,
@@ -146,7 +148,7 @@ impl Engine {
     /// Whether a direct request is new here. One that is not has been sent again, because an engine was lost that may
     /// not have relayed it; its body can be dropped.
     pub fn expects(&self, epoch: Epoch) -> bool {
-        let arrived = self.directs.values().any(|(_, arrived)| *arrived == epoch);
+        let arrived = self.directs.values().any(|waiting| waiting.epoch == epoch);
         epoch > self.finished && self.running != Some(Running::Direct(epoch)) && !arrived
     }
 
@@ -155,7 +157,7 @@ impl Engine {
         match event {
             EngineEvent::Direct { key, epoch, previous } => {
                 if self.expects(epoch) {
-                    self.directs.insert(previous, (key, epoch));
+                    self.directs.insert(previous, Waiting { key, epoch, answered: false });
                 }
             }
             EngineEvent::Tasks { key, parcels, last_direct } => {
@@ -196,18 +198,15 @@ impl Engine {
         if self.running.is_some() {
             return None;
         }
-        if let Some((key, epoch)) = self.directs.remove(&self.finished) {
-            self.running = Some(Running::Direct(epoch));
-            let aborted = self.aborted.remove(&key);
-            return Some(if aborted { Work::AbortedDirect { key, epoch } } else { Work::Direct { key, epoch } });
+        while let Some(Waiting { key, epoch, answered }) = self.directs.remove(&self.finished) {
+            if !answered {
+                self.running = Some(Running::Direct(epoch));
+                return Some(Work::Direct { key, epoch });
+            }
+            self.finished = epoch;
         }
         let slice = self.deque.front_mut().filter(|slice| slice.last_direct <= self.finished)?;
         let (key, parcel) = (slice.key, slice.parcel);
-        if self.aborted.contains(&key) {
-            let range = slice.range.clone();
-            self.deque.pop_front();
-            return Some(Work::AbortedTasks { key, parcel, range });
-        }
         let mean = self.task_seconds.get(&key).copied();
         let batch = mean.map_or(1, |mean| ((BATCH_SECONDS / mean.max(1e-9)) as u32).max(1));
         let end = slice.range.end.min(slice.range.start.saturating_add(batch));
@@ -224,9 +223,6 @@ impl Engine {
     /// Gives away the back half of the tasks of a map that have not started, those of the running batch included, of
     /// which `started` have. They belong to another engine from here on; a cut batch ends where its piece begins.
     pub fn give(&mut self, key: RequestKey, started: usize) -> Vec<Piece> {
-        if self.aborted.contains(&key) {
-            return Vec::new(); // they will be answered as aborted
-        }
         let running_left = match &self.running {
             Some(Running::Tasks { key: running, range, .. }) if *running == key => range.len().saturating_sub(started),
             _ => 0,
@@ -255,6 +251,38 @@ impl Engine {
         pieces
     }
 
+    /// What of aborted requests has not started, that of the running batch included, of which `started` tasks have. It is
+    /// gone from here, and to be answered. To be asked after every event that may have brought some.
+    pub fn take_aborted(&mut self, started: usize) -> Aborted {
+        let mut taken = Aborted::default();
+        if self.aborted.is_empty() {
+            return taken;
+        }
+        for waiting in self.directs.values_mut().filter(|waiting| !waiting.answered) {
+            waiting.answered = self.aborted.contains(&waiting.key);
+            if waiting.answered {
+                taken.directs.push((waiting.key, waiting.epoch));
+            }
+        }
+        if let Some(Running::Tasks { key, parcel, range }) = &mut self.running
+            && self.aborted.contains(key)
+        {
+            let start = range.end.min(range.start + started as TaskIndex);
+            if start < range.end {
+                taken.tasks.push((*key, Piece { parcel: *parcel, range: start..range.end }));
+                range.end = start;
+            }
+        }
+        self.deque.retain(|slice| {
+            let stays = !self.aborted.contains(&slice.key);
+            if !stays {
+                taken.tasks.push((slice.key, Piece { parcel: slice.parcel, range: slice.range.clone() }));
+            }
+            stays
+        });
+        taken
+    }
+
     /// What is left to the main thread of the batch that it runs.
     pub fn running_tasks(&self) -> Range<TaskIndex> {
         match &self.running {
@@ -274,7 +302,7 @@ impl Engine {
     /// If it does not hold; the message names the invariant.
     pub fn check_invariants(&self) {
         assert!(self.deque.iter().all(|slice| !slice.range.is_empty()), "an empty slice is never kept");
-        for (previous, (key, epoch)) in &self.directs {
+        for (previous, Waiting { key, epoch, .. }) in &self.directs {
             assert!(previous < epoch, "direct request {key} comes before itself");
             let floor = if let Some(Running::Direct(running)) = &self.running { *running } else { self.finished };
             assert!(*previous >= floor, "direct request {key} has been overtaken");

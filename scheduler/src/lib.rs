@@ -32,6 +32,6 @@ pub mod sim;
 pub use controller::{
     Accepted, Action, Controller, Dependency, EngineLoad, Event, Failed, Failure, Need, NewMap, Suspect, Why,
 };
-pub use engine::{Engine, EngineEvent, ParcelId, Piece, Work};
+pub use engine::{Aborted, Engine, EngineEvent, ParcelId, Piece, Work};
 pub use grants::{GrantPolicy, Held};
 pub use ranges::TaskSet;

@@ -177,9 +177,8 @@ class AsyncResult(Future[Any]):
         """Abort what has not started. True: nothing had started, and everything ended as aborted.
 
         What runs, runs on, so False says that something had started or finished; the rest is aborted all the same.
-        Tasks that have not started are confirmed within milliseconds. What is still unconfirmed after a moment (a
-        quarter of a second) runs, or is a direct call that waits behind others on its engine, which answers in order:
-        then False as well, and :meth:`cancelled` knows in the end.
+        What has not started is confirmed within milliseconds, wherever it waits; what is still unconfirmed after a
+        moment (a quarter of a second) runs: then False as well, and :meth:`cancelled` knows in the end.
         Nothing is aborted, and False returned, if this result is only a part of its call.
         """
         if not self._all_done():

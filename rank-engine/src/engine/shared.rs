@@ -139,6 +139,7 @@ impl Shared {
         state.bodies.insert(direct.epoch, (direct.kind, body));
         let previous = direct.previous_of(me);
         state.machine.handle(EngineEvent::Direct { key: direct.key, epoch: direct.epoch, previous });
+        state.answer_aborted();
     }
 
     /// Tasks have arrived. Buffers as at [`pxcluster_protocol::to_engine::ToEngine::Grant`].
@@ -169,6 +170,7 @@ impl Shared {
             parcels.push((state.last_parcel, range));
         }
         state.machine.handle(EngineEvent::Tasks { key, parcels, last_direct });
+        state.answer_aborted();
         Ok(())
     }
 
@@ -176,10 +178,7 @@ impl Shared {
     /// none.
     pub(super) fn give(&self, key: RequestKey, function: bool) -> Option<(Vec<Range<TaskIndex>>, Vec<Bytes>)> {
         let mut state = self.lock();
-        let started = match &state.running {
-            Some((_, Running::Tasks { done, .. })) => done + 1,
-            _ => 0,
-        };
+        let started = state.started();
         let pieces = state.machine.give(key, started);
         let function = state.functions.get(&key).filter(|_| function).map(|function| function.bytes.clone());
         let (mut ranges, mut table, mut items) = (Vec::new(), BytesMut::from(&0u64.to_le_bytes()[..]), BytesMut::new());
@@ -200,7 +199,9 @@ impl Shared {
 
     /// Nothing of these requests is to start any more.
     pub(super) fn abort(&self, keys: Vec<RequestKey>) {
-        self.lock().machine.handle(EngineEvent::Abort(keys));
+        let mut state = self.lock();
+        state.machine.handle(EngineEvent::Abort(keys));
+        state.answer_aborted();
     }
 
     /// These maps are finished.
@@ -400,20 +401,13 @@ impl State {
                 let (kind, body) = self.bodies.remove(&epoch)?;
                 Some(Piece::Direct { token: self.start(Running::Direct { key, epoch }), kind, body })
             }
-            Work::AbortedDirect { key, epoch } => {
-                self.bodies.remove(&epoch);
-                self.machine.handle(EngineEvent::DirectFinished(epoch));
-                let (status, now) = (Status::Aborted, unix_time());
-                let reply = ToController::DirectReply { key, epoch, status, started: now, completed: now };
-                self.outbox.push((reply, vec![]));
-                None
-            }
             Work::Tasks { key, parcel, range } => {
                 let Some(items) = self.items(parcel, &range) else {
                     // The machine knows no task whose items have not arrived; keep the promise of an answer all the same.
                     tracing::error!("tasks {range:?} of {key} have no items");
                     self.machine.handle(EngineEvent::TasksFinished { key, tasks: 0, busy: 0.0 });
-                    return self.prepare(Work::AbortedTasks { key, parcel, range });
+                    self.answer_as_aborted(key, parcel, range);
+                    return None;
                 };
                 let function = self.functions.get_mut(&key).filter(|function| !function.is_known).map(|function| {
                     function.is_known = true;
@@ -427,16 +421,39 @@ impl State {
                 let token = self.start(Running::Tasks { key, parcel, first, done: 0, busy: 0.0 });
                 Some(Piece::Tasks { token, key, function, first, items })
             }
-            Work::AbortedTasks { key, parcel, range } => {
-                let now = unix_time();
-                for task in range.clone() {
-                    self.outbox.push_result(key, task, Status::Aborted, (now, now), &[]);
-                }
-                self.outbox.flush();
-                self.settle(parcel, range.len());
-                None
-            }
         }
+    }
+
+    /// How many tasks of the running batch have started.
+    fn started(&self) -> usize {
+        match &self.running {
+            Some((_, Running::Tasks { done, .. })) => done + 1,
+            _ => 0,
+        }
+    }
+
+    /// Answers what of aborted requests has not started.
+    fn answer_aborted(&mut self) {
+        let aborted = self.machine.take_aborted(self.started());
+        for (key, epoch) in aborted.directs {
+            self.bodies.remove(&epoch);
+            let (status, now) = (Status::Aborted, unix_time());
+            let reply = ToController::DirectReply { key, epoch, status, started: now, completed: now };
+            self.outbox.push((reply, vec![]));
+        }
+        for (key, piece) in aborted.tasks {
+            self.answer_as_aborted(key, piece.parcel, piece.range);
+        }
+    }
+
+    fn answer_as_aborted(&mut self, key: RequestKey, parcel: ParcelId, range: Range<TaskIndex>) {
+        let now = unix_time();
+        let count = range.len();
+        for task in range {
+            self.outbox.push_result(key, task, Status::Aborted, (now, now), &[]);
+        }
+        self.outbox.flush();
+        self.settle(parcel, count);
     }
 
     /// Items of tasks that start now.

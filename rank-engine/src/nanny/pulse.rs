@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// Between two looks: a silence is reported so much too late at most. An idle engine's count grows once a second.
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+
 /// What a look has shown.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Finding {
@@ -17,7 +20,6 @@ pub(super) enum Finding {
 #[derive(Debug)]
 pub(super) struct Pulse {
     limit: Duration,
-    interval: Duration,
     beats: u64,
     /// When the count was last seen to grow.
     since: Instant,
@@ -28,18 +30,12 @@ pub(super) struct Pulse {
 impl Pulse {
     /// Begins to feel it. An engine is silent when its count stands still for `limit`.
     pub(super) fn new(limit: Duration, now: Instant) -> Self {
-        let interval = (limit / 4).clamp(Duration::from_secs(1), Duration::from_secs(10));
-        Self { limit, interval, beats: 0, since: now, looked: now, silent: false }
-    }
-
-    /// Until the next look.
-    pub(super) fn interval(&self) -> Duration {
-        self.interval
+        Self { limit, beats: 0, since: now, looked: now, silent: false }
     }
 
     /// Looks at the count.
     pub(super) fn look(&mut self, beats: u64, now: Instant) -> Finding {
-        let own_pause = now.duration_since(self.looked) > 2 * self.interval + Duration::from_secs(1);
+        let own_pause = now.duration_since(self.looked) > 3 * INTERVAL;
         self.looked = now;
         if beats != self.beats {
             self.beats = beats;
@@ -76,7 +72,6 @@ mod tests {
     fn an_engine_that_stands_still_is_silent_once_and_then_heard_again() {
         let begin = Instant::now();
         let mut pulse = Pulse::new(seconds(3), begin);
-        assert_eq!(pulse.interval(), seconds(1));
         assert_eq!(pulse.look(7, begin + seconds(1)), Finding::Nothing);
         assert_eq!(pulse.look(7, begin + seconds(2)), Finding::Nothing);
         assert_eq!(pulse.look(7, begin + seconds(4)), Finding::Silent(seconds(3)));

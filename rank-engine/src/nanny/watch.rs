@@ -1,9 +1,9 @@
 //! The nanny's own process, from the fork to its end.
 //!
 //! One thread that sleeps in `poll`: on its child's end, on the line from it, on its connection to rank 0 once there is one,
-//! and at most once a second to feel the pulse.
+//! and once a second to feel the pulse.
 
-use super::pulse::{Finding, Pulse};
+use super::pulse::{Finding, INTERVAL, Pulse};
 use super::report::{Heard, Reporter};
 use super::{DESCRIPTORS, LONGEST, Page, ToNanny};
 use nix::cmsg_space;
@@ -120,7 +120,7 @@ impl Watch {
 
     /// Sleeps until there is something to do, and does it, but for the end of the child.
     fn sleep(&mut self, ends: Option<&SignalFd>) {
-        let looks = self.pulse.as_ref().map(Pulse::interval);
+        let looks = self.pulse.as_ref().map(|_| INTERVAL);
         let timeout = looks
             .or(ends.is_none().then_some(AGAIN))
             .map_or(PollTimeout::NONE, |nap| PollTimeout::try_from(nap).unwrap_or(PollTimeout::MAX));

@@ -48,15 +48,48 @@ fn batches_grow_with_what_is_measured() {
 }
 
 #[test]
-fn aborted_work_is_answered_and_not_run() {
+fn aborted_work_is_answered_at_once_and_not_run() {
     let mut engine = Engine::new();
     engine.handle(direct(1, 1, 0));
-    engine.handle(tasks(2, 0..5, Epoch(1)));
-    engine.handle(EngineEvent::Abort(vec![key(1), key(2)]));
-    assert_eq!(engine.next_work(), Some(Work::AbortedDirect { key: key(1), epoch: Epoch(1) }));
+    assert_eq!(engine.next_work(), Some(Work::Direct { key: key(1), epoch: Epoch(1) }));
+    engine.handle(direct(2, 3, 1));
+    engine.handle(direct(3, 4, 3));
+    engine.handle(tasks(4, 0..5, Epoch(4)));
+    engine.handle(EngineEvent::Abort(vec![key(1), key(2), key(4)]));
+    let piece = Piece { parcel: 1, range: 0..5 };
+    let aborted = Aborted { directs: vec![(key(2), Epoch(3))], tasks: vec![(key(4), piece)] };
+    assert_eq!(engine.take_aborted(0), aborted, "while the first one runs");
+    assert_eq!(engine.take_aborted(0), Aborted::default(), "once");
+    assert!(!engine.expects(Epoch(3)));
+    engine.check_invariants();
     engine.handle(EngineEvent::DirectFinished(Epoch(1)));
-    assert_eq!(engine.next_work(), Some(Work::AbortedTasks { key: key(2), parcel: 1, range: 0..5 }));
+    assert_eq!(engine.next_work(), Some(Work::Direct { key: key(3), epoch: Epoch(4) }), "its turn is passed over");
+    engine.handle(EngineEvent::DirectFinished(Epoch(4)));
     assert_eq!(engine.next_work(), None);
+}
+
+#[test]
+fn what_arrives_after_its_abort_is_answered_too() {
+    let mut engine = Engine::new();
+    engine.handle(EngineEvent::Abort(vec![key(1), key(2)]));
+    engine.handle(direct(1, 1, 0));
+    assert_eq!(engine.take_aborted(0).directs, [(key(1), Epoch(1))]);
+    engine.handle(tasks(2, 3..5, Epoch(1)));
+    assert_eq!(engine.take_aborted(0).tasks, [(key(2), Piece { parcel: 1, range: 3..5 })]);
+    assert_eq!(engine.next_work(), None);
+    assert!(!engine.expects(Epoch(1)));
+}
+
+#[test]
+fn an_abort_cuts_the_running_batch_behind_what_has_started() {
+    let mut engine = Engine::new();
+    engine.handle(tasks(1, 0..100, Epoch::ZERO));
+    engine.next_work();
+    engine.handle(EngineEvent::TasksFinished { key: key(1), tasks: 1, busy: 1e-6 });
+    assert_eq!(engine.next_work(), Some(Work::Tasks { key: key(1), parcel: 1, range: 1..100 }));
+    engine.handle(EngineEvent::Abort(vec![key(1)]));
+    assert_eq!(engine.take_aborted(10).tasks, [(key(1), Piece { parcel: 1, range: 11..100 })]);
+    assert_eq!(engine.running_tasks(), 1..11);
 }
 
 #[test]

@@ -77,6 +77,7 @@ impl Cluster {
                 panic!("not for an engine")
             }
         }
+        self.answer_aborted(engine);
         self.keep_main_thread_busy(engine);
     }
 
@@ -108,6 +109,17 @@ impl Cluster {
         let state = &mut self.engines[engine.0 as usize];
         let pieces = state.machine.give(key, state.started(now));
         let ranges: Vec<Range<TaskIndex>> = pieces.into_iter().map(|piece| piece.range).collect();
+        self.cut_work(engine);
+        if !ranges.is_empty() {
+            let loot = Message::Tasks { key, ranges: ranges.clone(), last_direct, function };
+            self.network.send(engine.rank(), thief.rank(), loot, &mut self.random);
+        }
+        self.say(engine, Message::Gave { key, thief, ranges });
+    }
+
+    /// The running batch may have become shorter.
+    fn cut_work(&mut self, engine: EngineId) {
+        let state = &mut self.engines[engine.0 as usize];
         let left = state.machine.running_tasks();
         if let Some((Work::Tasks { range, .. }, _, seconds)) = &mut state.work
             && left.len() < range.len()
@@ -116,29 +128,28 @@ impl Cluster {
             seconds.truncate(range.len());
             self.plan_end_of_work(engine);
         }
-        if !ranges.is_empty() {
-            let loot = Message::Tasks { key, ranges: ranges.clone(), last_direct, function };
-            self.network.send(engine.rank(), thief.rank(), loot, &mut self.random);
+    }
+
+    fn answer_aborted(&mut self, engine: EngineId) {
+        let now = self.network.now();
+        let state = &mut self.engines[engine.0 as usize];
+        let aborted = state.machine.take_aborted(state.started(now));
+        self.cut_work(engine);
+        for (key, _) in aborted.directs {
+            self.oracle.direct_aborted(engine, key);
+            self.say(engine, Message::Reply { key, success: false });
         }
-        self.say(engine, Message::Gave { key, thief, ranges });
+        for (key, piece) in aborted.tasks {
+            let tasks: Vec<TaskIndex> = piece.range.collect();
+            let failed = (0..tasks.len()).map(|at| Failed { at, how: Failure::Aborted }).collect();
+            self.put_results(engine, Results { key, tasks, failed, busy: 0.0 });
+            self.send_results(engine);
+        }
     }
 
     fn keep_main_thread_busy(&mut self, engine: EngineId) {
         while let Some(work) = self.engines[engine.0 as usize].machine.next_work() {
             let seconds = match &work {
-                Work::AbortedDirect { key, epoch } => {
-                    self.oracle.direct_ended(engine, *key);
-                    self.engines[engine.0 as usize].machine.handle(EngineEvent::DirectFinished(*epoch));
-                    self.say(engine, Message::Reply { key: *key, success: false });
-                    continue;
-                }
-                Work::AbortedTasks { key, range, .. } => {
-                    let tasks: Vec<TaskIndex> = range.clone().collect();
-                    let failed = (0..tasks.len()).map(|at| Failed { at, how: Failure::Aborted }).collect();
-                    self.put_results(engine, Results { key: *key, tasks, failed, busy: 0.0 });
-                    self.send_results(engine);
-                    continue;
-                }
                 Work::Direct { key, .. } => {
                     self.oracle.direct_started(engine, *key);
                     vec![self.random.heavy_tailed(50e-6)]
@@ -214,7 +225,6 @@ impl Cluster {
                 }
                 self.put_results(engine, Results { key, tasks, failed, busy });
             }
-            Work::AbortedDirect { .. } | Work::AbortedTasks { .. } => {}
         }
         self.keep_main_thread_busy(engine);
     }

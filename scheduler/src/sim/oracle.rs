@@ -236,6 +236,14 @@ impl Oracle {
         self.owed.get_mut(&engine).and_then(BTreeMap::pop_first);
     }
 
+    /// It was answered without its turn having come.
+    pub(super) fn direct_aborted(&mut self, engine: EngineId, key: RequestKey) {
+        assert!(self.told_to_abort.contains(&(engine, key)), "nobody told engine {engine} to abort {key}");
+        let number = self.directs[&key].number;
+        let owed = self.owed.get_mut(&engine).and_then(|owed| owed.remove(&number));
+        assert_eq!(owed, Some(key), "engine {engine} has run what it aborts");
+    }
+
     pub(super) fn tasks_started(&self, engine: EngineId, key: RequestKey) {
         let map = &self.maps[&key];
         let before = self.owed.get(&engine).and_then(|owed| owed.range(..map.number).next());
