@@ -8,7 +8,7 @@ from array import array
 import pxcluster as ipp
 import pytest
 from fake_controller import columns
-from pxcluster.requests import MapRequest
+from pxcluster.maprequest import MapRequest
 
 
 def test_a_dependency_is_a_set_of_msg_ids(dv, lbv):

@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 from pxcluster import serialize
-from pxcluster.serialize import Reference, SerializationError, dumps, dumps_task, interactive, loads, loads_task
+from pxcluster.serialize import (
+    Reference,
+    SerializationError,
+    dumps,
+    dumps_numbers,
+    dumps_task,
+    interactive,
+    loads,
+    loads_task,
+)
 
 
 @pytest.fixture
@@ -307,3 +316,9 @@ def test_pickle_by_value_registration(travel: Any) -> None:
     finally:
         cloudpickle.unregister_pickle_by_value(module)
         del sys.modules["registered_module"]
+
+
+def test_numbers_are_pickled_together_as_one_by_one() -> None:
+    numbers: list[object] = [1, -(10**30), 2.5, True, None, 1j]
+    assert dumps_numbers(numbers) == [dumps_task(number) for number in numbers]
+    assert dumps_numbers([1, "2"]) is None

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import serialize
 from .loadbalanced import pack_function
-from .requests import MapRequest
+from .maprequest import MapRequest
 from .view import name_of
 
 TYPE_CHECKING = False

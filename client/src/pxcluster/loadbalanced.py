@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array
+from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
 from . import serialize
 from .dependency import dependency_of, needs
-from .requests import MapRequest
+from .maprequest import MapRequest
 from .view import View, name_of
 
 TYPE_CHECKING = False
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .mapresult import AsyncMapResult
+
+#: Items that are looked at together, when they are packed.
+_BLOCK = 1024
 
 
 class KeywordCall:
@@ -209,11 +213,15 @@ def pack_function(f: Any, name: str, star: bool = False, chunked: bool = False) 
 
 def pack(items: Iterable[Any]) -> tuple[array[int], bytearray]:
     """Pickle each item: the offsets (u64[n + 1], bytes) and the items back to back. Raises SerializationError."""
-    dumps = serialize.dumps_task
     packed = bytearray()
     offsets = array("Q", (0,))
-    note = offsets.append
-    for item in items:
-        packed += dumps(item)
-        note(len(packed))
+    source = iter(items)
+    while block := list(islice(source, _BLOCK)):
+        if pickles := serialize.dumps_numbers(block):
+            offsets.extend(islice(accumulate(map(len, pickles), initial=len(packed)), 1, None))
+            packed += b"".join(pickles)
+        else:  # they may be large: none is held twice
+            for item in block:
+                packed += serialize.dumps_task(item)
+                offsets.append(len(packed))
     return offsets, packed

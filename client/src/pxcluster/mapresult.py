@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .asyncresult import AsyncResult
-from .requests import MapRequest
+from .maprequest import MapRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from time import monotonic
 
 from . import frames
 from .connection import Unreachable
+from .controlrequest import ControlRequest
 from .error import ConnectionLost
 from .handshake import greet
-from .requests import ControlRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

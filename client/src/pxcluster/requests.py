@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-from array import array
 from time import time
 
 from . import error, serialize
@@ -314,7 +313,7 @@ class DirectRequest(Request):
         try:
             value = serialize.loads(buffers) if buffers else None
         except Exception as reason:
-            return False, _unloadable(self.targets[slot], reason)
+            return False, unloadable(self.targets[slot], reason)
         finally:
             # The bytes are not needed any more: arrays keep alive what they use of them.
             self._replies[slot] = (status, started, completed, received, [])
@@ -331,186 +330,6 @@ class DirectRequest(Request):
         return value.metadata["execute_result"] if isinstance(value, ExecuteReply) else None
 
 
-class MapRequest(Request):
-    """Load-balanced tasks. Everything is kept in columns; `arrived` lists the tasks in the order of their results."""
-
-    __slots__ = (
-        "_completed", "_decoded", "_engines", "_received", "_started", "_states", "_tries", "_values", "after",
-        "arrived", "follow",
-    )  # fmt: skip
-
-    def __init__(self, name: str, tasks: int, label: str | None = None) -> None:
-        super().__init__(name, tasks, label)
-        #: The msg_ids that its tasks wait for; lists that all of its metadata share.
-        self.after: list[str] = []
-        self.follow: list[str] = []
-        #: How often tasks were tried, those that were not tried just once.
-        self._tries: dict[int, int] = {}
-        self._states = bytearray(b"\xff") * tasks
-        self._engines = array("I", bytes(4 * tasks))
-        self._started = array("d", bytes(8 * tasks))
-        self._completed = array("d", bytes(8 * tasks))
-        self._received = array("d", bytes(8 * tasks))
-        self._values: list[Any] = [None] * tasks
-        self._decoded = bytearray(tasks)
-        self.arrived = array("I")
-
-    def take_results(self, buffers: list[Bytes]) -> list[Callable[[], None]]:
-        """Fill the slots of one frame of results; the callbacks to run."""
-        indices = memoryview(buffers[0]).cast("I")
-        engines = memoryview(buffers[1]).cast("I")
-        started, completed = memoryview(buffers[3]).cast("d"), memoryview(buffers[4]).cast("d")
-        offsets = memoryview(buffers[5]).cast("Q").tolist()
-        payload = memoryview(buffers[6])
-        tries = memoryview(buffers[7]).cast("I") if len(buffers) > 7 else None
-        states, values, now = self._states, self._values, time()
-        callbacks: list[Callable[[], None]] = []
-        new = array("I")
-        for position, slot in enumerate(indices.tolist()):
-            if states[slot] != PENDING:
-                continue
-            values[slot] = payload[offsets[position] : offsets[position + 1]]
-            self._engines[slot] = engines[position]
-            self._started[slot] = started[position]
-            self._completed[slot] = completed[position]
-            self._received[slot] = now
-            if tries is not None and tries[position] != 1:
-                self._tries[slot] = tries[position]
-            states[slot] = buffers[2][position]
-            new.append(slot)
-        self.arrived.extend(new)
-        if self._slot_callbacks or self.listener is not None:
-            for slot in new:
-                callbacks += self.slot_filled(slot)
-        if len(self.arrived) == self.count:
-            callbacks += self.finish()
-        return callbacks
-
-    def finished(self) -> int:
-        return len(self.arrived) if self.failure is None else self.count
-
-    def failed(self) -> bool:
-        states = self._states
-        return self.failure is not None or states.count(OK) + states.count(PENDING) != self.count
-
-    def status(self, slot: int) -> int:
-        return self._states[slot]
-
-    def number_of(self, status: int) -> int:
-        return self._states.count(status)
-
-    def engine(self, slot: int) -> int | None:
-        return None if self._states[slot] == PENDING else self._engines[slot]
-
-    def times(self, slot: int) -> tuple[float | None, float | None, float | None]:
-        if self._states[slot] == PENDING:
-            return None, None, None
-        return self._started[slot], self._completed[slot], self._received[slot]
-
-    def _times_and_output(self, slot: int) -> Metadata:
-        metadata = super()._times_and_output(slot)
-        metadata["after"], metadata["follow"] = self.after, self.follow
-        metadata["tries"] = self._tries.get(slot, 1)
-        return metadata
-
-    def outcome(self, slot: int) -> Outcome:
-        if not self._decoded[slot]:
-            with self.lock:
-                if not self._decoded[slot]:
-                    self._decode(slot)
-        return self._decoded[slot] == 1, self._values[slot]
-
-    def values(self) -> list[Any] | None:
-        """The values of all tasks when every one succeeded, otherwise None."""
-        if self._states.count(OK) != self.count:
-            return None
-        values, decoded, loads = self._values, self._decoded, serialize.loads_task
-        with self.lock:
-            slot = 0
-            try:
-                for slot in range(self.count):
-                    if not decoded[slot]:
-                        values[slot] = loads(values[slot])
-                        decoded[slot] = 1
-            except Exception:
-                self._decode(slot)
-                return None
-            if decoded.count(1) != self.count:
-                return None
-        return list(values)
-
-    def _decode(self, slot: int) -> None:
-        """Replace the bytes of an answered slot by its value (decoded 1) or its exception (decoded 2)."""
-        state = self._states[slot]
-        if state == OK:
-            try:
-                self._values[slot] = serialize.loads_task(self._values[slot])
-            except Exception as reason:
-                self._values[slot] = _unloadable(self._engines[slot], reason)
-                self._decoded[slot] = 2
-            else:
-                self._decoded[slot] = 1
-            return
-        if state == PENDING:
-            self._values[slot] = self.failure or TimeoutError("Result not ready.")
-            if self.failure is None:
-                return
-        else:
-            self._values[slot] = decode_error(state, self._values[slot], self.msg_id(slot))
-        self._decoded[slot] = 2
-
-
-class ControlRequest(Request):
-    """A request that no engine's Python sees: signal, abort, status, shutdown. `answer`: the header of the answer."""
-
-    __slots__ = ("answer",)
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name, 1)
-        self.answer: Header = {}
-
-    def finished(self) -> int:
-        return int(self.done)
-
-    def status(self, slot: int) -> int:
-        return OK if self.done and self.failure is None else ERROR if self.done else PENDING
-
-    def engine(self, slot: int) -> int | None:
-        return None
-
-    def times(self, slot: int) -> tuple[float | None, float | None, float | None]:
-        return None, None, None
-
-    def outcome(self, slot: int) -> Outcome:
-        return (True, None) if self.failure is None else (False, self.failure)
-
-
-class FetchRequest(ControlRequest):
-    """Asks for the answers to request `number` of `session`. `found`: they, when it is done and did not fail."""
-
-    __slots__ = ("found", "number", "whose")
-
-    def __init__(self, session: str, number: int) -> None:
-        super().__init__("fetch")
-        self.whose = session
-        self.number = number
-        self.found: Request | None = None
-
-    def take_answer(self, header: Header) -> Request:
-        """Make the request that the answers belong to."""
-        kind = header["kind"]
-        found: Request
-        if kind == "map":
-            found = MapRequest("map", header["tasks"], header["label"])
-        else:
-            found = DirectRequest(kind, kind, header["targets"], header["label"])
-        found.id = self.id
-        found.session = self.session
-        found.origin = (self.whose, self.number)
-        self.found = found
-        return found
-
-
 def decode_error(status: int, payload: Bytes, msg_id: str) -> Exception:
     """The exception of a failed slot."""
     content: dict[str, Any] = {}
@@ -524,7 +343,8 @@ def decode_error(status: int, payload: Bytes, msg_id: str) -> Exception:
     return error.from_payload(content)
 
 
-def _unloadable(engine: int, reason: Exception) -> serialize.SerializationError:
+def unloadable(engine: int, reason: Exception) -> serialize.SerializationError:
+    """The exception in place of a result of `engine` that cannot be unpickled here."""
     failure = serialize.SerializationError(
         f"the result of engine {engine} cannot be loaded here: {type(reason).__name__}: {reason}"
     )

@@ -24,11 +24,13 @@ from collections import deque
 from time import monotonic
 
 from . import frames
+from .controlrequest import ControlRequest, FetchRequest
 from .error import ConnectionLost, RemoteEngineError, from_failure
 from .handshake import greet
 from .interrupt import guard
+from .maprequest import MapRequest
 from .reconnect import reconnect
-from .requests import ControlRequest, DirectRequest, FetchRequest, MapRequest, Request
+from .requests import DirectRequest, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     signal.signal(signal.SIGINT, handler)
     streams.restore()
     serialize.resolve_references(None)
-    state.runtime = state.token = state.task = None
+    state.runtime = state.token = state.first_task = None
 
 
 @pytest.fixture

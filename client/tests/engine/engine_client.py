@@ -89,8 +89,6 @@ class Engine:
         self.token = next(self.tokens)
         body = {"function": function, "star": star, "chunked": chunked, "name": "f"}
         data = [serialize.dumps_task(item) for item in items]
-        indices = list(range(first, first + len(items)))
-        result: list[Any] = self._serve(
-            "tasks", self.token, key, None if known else self.dumps(body)[0], data, indices
-        )[1]  # fmt: skip
+        function_body = None if known else self.dumps(body)[0]
+        result: list[Any] = self._serve("tasks", self.token, key, function_body, data, first)[1]
         return result

@@ -26,7 +26,6 @@ class FakeRuntime:
         self.answers: dict[int, list[tuple[int, Any]]] = {}
         #: So many tasks at the end of each batch have been given to another engine.
         self.stolen = 0
-        self.times: list[tuple[float, float]] = []
         self.outputs: list[tuple[int, int | None, str, Any]] = []
         self.in_user_code = False
         self.on_user_code: Callable[[bool], None] = lambda _on: None
@@ -46,15 +45,11 @@ class FakeRuntime:
         data = [bytes(buffer) for buffer in buffers]
         self.replies[token] = status, serialize.loads(data) if status == 0 else json.loads(data[0])
 
-    def result(
-        self, token: int, position: int, status: int, started: float, completed: float, payload: bytes, /
-    ) -> bool:
+    def result(self, token: int, position: int, status: int, payload: bytes, /) -> bool:
         if token not in self.open:
             return False
         answers = self.answers.setdefault(token, [])
         if position == len(answers):
-            assert 0 < started <= completed
-            self.times.append((started, completed))
             answers.append((status, serialize.loads_task(payload) if status == 0 else json.loads(payload)))
         if len(answers) < self.open[token] - self.stolen:
             return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,8 +16,6 @@ def test_results_in_order_of_items(engine: Engine) -> None:
     space = engine.cell("def f(n): return n * n")
     assert engine.map_batch(space["f"], range(5)) == [0, 1, 4, 9, 16]
     assert engine.map_batch(None, [5], known=True) == [25]
-    times = engine.runtime.times
-    assert all(a[1] == b[0] for a, b in pairwise(times[:5]))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +54,7 @@ def _plain(text: str) -> str:
 
 def test_function_that_cannot_be_loaded(engine: Engine) -> None:
     data = b"cno_such_module\nf\n."
-    engine.runtime.work = iter([("tasks", 50, 9, data, [dumps_task(1)] * 2, [0, 1]), ("forget", 9)])
+    engine.runtime.work = iter([("tasks", 50, 9, data, [dumps_task(1)] * 2, 0), ("forget", 9)])
     main.serve(engine.runtime.next())
     status, payloads = engine.runtime.replies[50]
     assert status == 1

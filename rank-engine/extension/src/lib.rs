@@ -91,8 +91,8 @@ impl Runtime {
                 let first = work.has_function as usize;
                 let function = if first == 1 { Some(wrap(py, slices[0], &owner)?) } else { None };
                 let items = buffers(first..)?;
-                let indices: Vec<u32> = (work.first_task..).take(items.len()).collect();
-                Ok(Some(("tasks", work.token, work.map_key, function, items, indices).into_pyobject(py)?.into_any()))
+                let tasks = ("tasks", work.token, work.map_key, function, items, work.first_task);
+                Ok(Some(tasks.into_pyobject(py)?.into_any()))
             }
             kind::FORGET => Ok(Some(("forget", work.map_key).into_pyobject(py)?.into_any())),
             other => Err(PyRuntimeError::new_err(format!("the rank program hands over unknown work {other}"))),
@@ -119,16 +119,8 @@ impl Runtime {
     }
 
     /// Answers the task at `position` of a piece of work; whether the next one is still to be run here.
-    fn result(
-        &self,
-        token: u64,
-        position: usize,
-        status: u8,
-        started: f64,
-        completed: f64,
-        payload: &Bound<'_, PyBytes>,
-    ) -> bool {
-        (self.vtable.result)(token, position, status, started, completed, Slice::new(payload.as_bytes())) != 0
+    fn result(&self, token: u64, position: usize, status: u8, payload: &Bound<'_, PyBytes>) -> bool {
+        (self.vtable.result)(token, position, status, Slice::new(payload.as_bytes())) != 0
     }
 
     /// Queues output of user code; `name` is `stdout`, `stderr` or `display`.

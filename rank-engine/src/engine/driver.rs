@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "_exit")]
 
 use super::comm::{Comm, Turn};
-use super::shared::{Piece, Shared};
+use super::shared::{Flusher, Piece, Shared};
 use crate::nanny::Nanny;
 use pxcluster_transport::Transport;
 use pxcluster_transport::doorbell::Sleeper;
@@ -71,21 +71,24 @@ impl Driver {
         }
     }
 
-    /// The main thread: the next work, taking turns until there is some, and one before work that may take long.
+    /// The main thread: the next work, taking turns until there is some.
     pub(super) fn next(&self) -> Piece {
         loop {
             let seen = self.bell.rings();
-            let piece = self.shared.try_next();
-            if piece.as_ref().is_none_or(|piece| self.shared.should_flush_before(piece)) {
-                match (self.turn(), &piece) {
-                    (Err(error), _) => give_up(&error),
-                    (Ok(Turn::Done), None) => return Piece::Shutdown,
-                    (Ok(Turn::Idle(nap)), None) => self.bell.sleep(seen, nap, Sleeper::First),
-                    (Ok(_), _) => {}
+            if let Some(piece) = self.shared.try_next() {
+                match self.shared.flusher(&piece) {
+                    Flusher::Nobody => {}
+                    Flusher::This => self.turn().map_or_else(|error| give_up(&error), drop),
+                    Flusher::Comm => self.bell.wake(Sleeper::Second),
                 }
-            }
-            if let Some(piece) = piece {
+                self.shared.begin();
                 return piece;
+            }
+            match self.turn() {
+                Err(error) => give_up(&error),
+                Ok(Turn::Done) => return Piece::Shutdown,
+                Ok(Turn::Idle(nap)) => self.bell.sleep(seen, nap, Sleeper::First),
+                Ok(Turn::Busy) => {}
             }
         }
     }

@@ -100,6 +100,9 @@ impl Outbox {
         if self.results.as_ref().is_some_and(|open| open.key != key || open.payload.len() >= FULL) {
             self.close();
         }
+        if self.results.is_none() {
+            self.hurry(self.results_age);
+        }
         let results = self.results.get_or_insert_with(|| Results::new(key));
         results.indices.extend_from_slice(&task.to_le_bytes());
         results.statuses.push(status.into());
@@ -108,8 +111,9 @@ impl Outbox {
         results.payload.extend_from_slice(payload);
         results.offsets.extend_from_slice(&(results.payload.len() as u64).to_le_bytes());
         results.busy += (times.1 - times.0).max(0.0);
-        let full = results.payload.len() >= FULL;
-        self.hurry(if full { Duration::ZERO } else { self.results_age });
+        if results.payload.len() >= FULL {
+            self.hurry(Duration::ZERO);
+        }
     }
 
     /// Adds output of user code.

@@ -33,18 +33,31 @@ pub(super) enum Piece {
     Forget(RequestKey),
 }
 
+/// Who sends what waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flusher {
+    /// There is nothing, or it can wait for more.
+    Nobody,
+    /// The thread that asks.
+    This,
+    /// The comm thread.
+    Comm,
+}
+
 /// What a token that was handed out stands for.
 enum Running {
     Direct {
         key: RequestKey,
         epoch: Epoch,
     },
-    /// `done`: how many of the batch have their result; the next one runs. `busy`: seconds they took.
+    /// `done`: how many of the batch have their result; the next one runs, since `clock` (Unix seconds). `busy`: seconds
+    /// they took.
     Tasks {
         key: RequestKey,
         parcel: ParcelId,
         first: TaskIndex,
         done: usize,
+        clock: f64,
         busy: f64,
     },
 }
@@ -292,20 +305,28 @@ impl Shared {
         None
     }
 
-    /// Whether results or output wait that should leave before work begins of which nobody knows how long it takes.
-    pub(super) fn should_flush_before(&self, piece: &Piece) -> bool {
-        let takes_long = match piece {
-            Piece::Direct { .. } => true,
-            Piece::Tasks { items, .. } => items.len() == 1,
-            Piece::Shutdown | Piece::Forget(_) => false,
+    /// Who is to send, before this work begins, the results and output that wait and should leave by then.
+    pub(super) fn flusher(&self, piece: &Piece) -> Flusher {
+        let flusher = match piece {
+            Piece::Direct { .. } => Flusher::This,
+            // It may take long. The comm thread sends meanwhile, so that this one loses no time between two tasks.
+            Piece::Tasks { items, .. } if items.len() == 1 => Flusher::Comm,
+            Piece::Tasks { .. } | Piece::Shutdown | Piece::Forget(_) => Flusher::Nobody,
         };
         let mut state = self.lock();
-        let now = Instant::now();
-        let waits = state.outbox.due().is_some_and(|due| takes_long || due <= now);
-        if waits {
+        let Some(due) = state.outbox.due() else { return Flusher::Nobody };
+        if flusher != Flusher::Nobody {
             state.outbox.flush();
+            return flusher;
         }
-        waits
+        if due <= Instant::now() { Flusher::This } else { Flusher::Nobody }
+    }
+
+    /// The main thread goes back to Python with what it was given: tasks begin now.
+    pub(super) fn begin(&self) {
+        if let Some((_, Running::Tasks { clock, .. })) = &mut self.lock().running {
+            *clock = unix_time();
+        }
     }
 
     /// Answers a direct request. It leaves when the main thread asks for the next work, which it does at once.
@@ -316,24 +337,19 @@ impl Shared {
         state.outbox.push((ToController::DirectReply { key, epoch, status, started, completed }, body));
     }
 
-    /// The result of the task at `position` of the batch: status, start, end, payload. Whether the next one of the batch is
+    /// The result of the task at `position` of the batch: status, payload. Whether the next one of the batch is
     /// still to be run here; where not, the batch is finished. A result that has been given before is ignored.
-    pub(super) fn result(
-        &self,
-        token: u64,
-        position: usize,
-        status: Status,
-        times: (f64, f64),
-        payload: &[u8],
-    ) -> bool {
+    pub(super) fn result(&self, token: u64, position: usize, status: Status, payload: &[u8]) -> bool {
         let mut state = self.lock();
         let state = &mut *state;
-        let Some((_, Running::Tasks { key, first, done, busy, .. })) =
+        let Some((_, Running::Tasks { key, first, done, clock, busy, .. })) =
             state.running.as_mut().filter(|(running, _)| *running == token)
         else {
             return false; // it was the last one, and an interrupt made Python give it again
         };
         if position == *done {
+            let times = (*clock, unix_time());
+            *clock = times.1;
             *busy += (times.1 - times.0).max(0.0);
             *done += 1;
             state.outbox.push_result(*key, *first + position as TaskIndex, status, times, payload);
@@ -418,7 +434,7 @@ impl State {
                     self.outbox.push((ToController::Ask { received }, vec![]));
                 }
                 self.page.into_iter().for_each(|page| page.begin(key, first));
-                let token = self.start(Running::Tasks { key, parcel, first, done: 0, busy: 0.0 });
+                let token = self.start(Running::Tasks { key, parcel, first, done: 0, clock: 0.0, busy: 0.0 });
                 Some(Piece::Tasks { token, key, function, first, items })
             }
         }

@@ -118,11 +118,11 @@ extern "C" fn reply(token: u64, status: u8, started: f64, completed: f64, buffer
     shared.reply(token, status_of(status), started, completed, body);
 }
 
-extern "C" fn result(token: u64, position: usize, status: u8, started: f64, completed: f64, payload: Slice) -> u32 {
+extern "C" fn result(token: u64, position: usize, status: u8, payload: Slice) -> u32 {
     let Some(Driver { shared, .. }) = DRIVER.get().map(Arc::as_ref) else { return 0 };
     // SAFETY: the bytes live during the call.
     let payload = unsafe { payload.bytes() };
-    u32::from(shared.result(token, position, status_of(status), (started, completed), payload))
+    u32::from(shared.result(token, position, status_of(status), payload))
 }
 
 extern "C" fn output(token: u64, task: i64, stream: u32, data: Slice) {

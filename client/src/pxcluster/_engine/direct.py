@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def run_direct(token: int, kind: str, buffers: Sequence[Buffer]) -> None:
     """Do what a direct request asks for and reply; an error of whatever kind is a reply too."""
     state.token = token
-    state.task = None
+    state.first_task = None
     state.output_left = streams.full_limit()
     state.running = True
     started = time()

@@ -41,9 +41,9 @@ def start(runtime: Runtime) -> None:
 def serve(work: Work) -> None:
     """Do one piece of work. It is answered even if a second interrupt hits where the first one is handled."""
     if work[0] == "tasks":
-        _, token, map_key, function, items, indices = work
+        _, token, map_key, function, items, first = work
         try:
-            run_tasks(token, map_key, function, items, indices)
+            run_tasks(token, map_key, function, items, first)
         except KeyboardInterrupt as error:
             leave_user_code()
             fail_tasks(token, error, len(items))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     Direct = tuple[Literal["direct"], int, str, list[Buffer]]
-    Tasks = tuple[Literal["tasks"], int, int, Buffer | None, list[Buffer], list[int]]
+    Tasks = tuple[Literal["tasks"], int, int, Buffer | None, list[Buffer], int]
     Forget = tuple[Literal["forget"], int]
     Work = Direct | Tasks | Forget
 
@@ -31,7 +31,7 @@ class Runtime(Protocol):
         """Block, without the GIL, until there is work. None: the cluster stops.
 
         ("direct", token, kind, buffers): answer with reply(token, …).
-        ("tasks", token, map_key, function, items, indices): answer each item with result(token, …) until that is
+        ("tasks", token, map_key, function, items, first_task): answer each item with result(token, …) until that is
         false; `function` comes with the first batch of a map. ("forget", map_key): no more tasks of this map, no
         answer.
         """
@@ -39,10 +39,8 @@ class Runtime(Protocol):
     def reply(self, token: int, status: int, started: float, completed: float, buffers: Sequence[Buffer]) -> None:
         """Answer a direct request. The buffers are copied or held until they are sent."""
 
-    def result(
-        self, token: int, position: int, status: int, started: float, completed: float, payload: bytes, /
-    ) -> bool:
-        """Answer the task at `position` of a batch; whether the next one is still to be run here.
+    def result(self, token: int, position: int, status: int, payload: bytes, /) -> bool:
+        """Answer the task at `position` of a batch, which has just ended; whether the next one is to be run here.
 
         The rest of a batch may be given to another engine while a task runs. A second answer is ignored.
         """

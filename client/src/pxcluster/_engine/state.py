@@ -18,18 +18,25 @@ class State:
     `token` and `task` outlive their request, so that output of the user's own threads still finds a home.
     """
 
-    __slots__ = ("interruptible", "output_left", "running", "runtime", "task", "token")
+    __slots__ = ("first_task", "interruptible", "output_left", "position", "running", "runtime", "token")
 
     def __init__(self) -> None:
         self.runtime: Runtime | None = None
         self.token: int | None = None
-        #: Index, within its map, of the task in hand.
-        self.task: int | None = None
+        #: Index, within its map, of the first task of the batch in hand; None: it is a direct request.
+        self.first_task: int | None = None
+        #: Place, in the batch, of the task in hand.
+        self.position = 0
         self.running = False
         #: Bytes of output that the request may still write; negative: so many were dropped.
         self.output_left = 0
         #: Whether SIGINT raises KeyboardInterrupt in the main thread now.
         self.interruptible = False
+
+    @property
+    def task(self) -> int | None:
+        """Index, within its map, of the task in hand."""
+        return None if self.first_task is None else self.first_task + self.position
 
     @property
     def host(self) -> Runtime:

@@ -1,10 +1,10 @@
-"""The hot loop: batches of load-balanced tasks. What the engine adds to a task is about a microsecond."""
+"""The hot loop: batches of load-balanced tasks. What the engine adds to a task is less than a microsecond."""
 
 from __future__ import annotations
 
-from time import time
+from pickle import dumps as number_dumps
 
-from ..serialize import dumps_task, loads_task
+from ..serialize import NUMBERS, dumps_task, loads_task
 from . import streams, tracebacks
 from .interrupts import enter_user_code, leave_user_code
 from .state import ERROR, OK, state
@@ -52,22 +52,21 @@ class Map:
 _maps: dict[int, Map] = {}
 
 
-def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buffer], indices: list[int]) -> None:
-    """Run a batch and hand over each result; a task that raises is a result too.
+def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buffer], first: int) -> None:
+    """Run a batch and hand over each result; a task that raises is a result too. `first`: index of the first task.
 
     An interrupt ends the task in hand, the rest of the batch goes on. Other engines may take from the end of the batch.
     """
     if function is not None and map_key not in _maps:
         _maps[map_key] = Map(function)
     this = _maps[map_key]
-    now, load, dump, current = time, loads_task, dumps_task, state
+    load, dump, dump_number, numbers, current = loads_task, dumps_task, number_dumps, NUMBERS, state
     current.token = token
-    current.task = indices[0]
+    current.first_task = first
     current.output_left = this.output_left
     current.running = True
     count = len(items)
     position = 0
-    clock = now()
     goes_on = True
     while goes_on and position < count:
         # The host ignores a second answer to a position, so an interrupt between any two lines does no harm.
@@ -75,22 +74,21 @@ def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buf
             enter_user_code()
             call = this.call or this.load()
             for position in range(position, count):  # noqa: B020 (goes on where an interrupt left it)
-                current.task = indices[position]
-                started, status = clock, OK
+                current.position = position
                 try:
-                    payload = dump(call(load(items[position])))
+                    value = call(load(items[position]))
+                    payload = dump_number(value, 5) if type(value) in numbers else dump(value)
+                    status, value = OK, None  # it may be large, and is not kept while the next one is made
                 except BaseException as error:
                     status, payload = status_of(error), this.failure(error)
-                clock = now()
                 # Looked up each time: in a process that the task has forked it is another one.
-                goes_on = current.host.result(token, position, status, started, clock, payload)
+                goes_on = current.host.result(token, position, status, payload)
                 if not goes_on:
                     break
             leave_user_code()
         except BaseException as error:
             leave_user_code()
-            started, clock = clock, now()
-            goes_on = current.host.result(token, position, ERROR, started, clock, this.failure(error))
+            goes_on = current.host.result(token, position, ERROR, this.failure(error))
         position += 1
     this.output_left = current.output_left
     current.running = False
@@ -99,10 +97,9 @@ def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buf
 def fail_tasks(token: int, error: BaseException, count: int) -> None:
     """Answer what is left of a batch with one error."""
     state.running = False
-    clock = time()
     payload = tracebacks.payload(error, "apply")
     for position in range(count):
-        if not state.host.result(token, position, ERROR, clock, clock, payload):
+        if not state.host.result(token, position, ERROR, payload):
             return
 
 

@@ -3,7 +3,8 @@
 Client and engine use the same functions. Nothing here opens a file, a socket or a thread.
 
 - :func:`dumps` / :func:`loads`: bodies of requests, large buffers (arrays) beside the pickle and never copied into it;
-- :func:`dumps_task` / :func:`loads_task`: single items and results of a map, one `bytes` each, fast for plain values.
+- :func:`dumps_task` / :func:`loads_task`: single items and results of a map, one `bytes` each, fast for plain values
+  (:func:`dumps_numbers`: many at once).
 
 Functions defined interactively (in ``__main__``, as lambdas, inside other functions, or marked by :func:`interactive`)
 travel as code. Those of ``__main__`` find their globals in the ``__main__`` of the process that loads them; globals
@@ -13,17 +14,19 @@ travel by value, through cloudpickle.
 
 from pickle import loads as loads_task
 
-from ._dump import dumps, dumps_task, loads, use_cloudpickle, use_dill, use_pickle
+from ._dump import NUMBERS, dumps, dumps_numbers, dumps_task, loads, use_cloudpickle, use_dill, use_pickle
 from ._errors import SerializationError
 from ._functions import interactive
 from ._reference import Reference, resolve_references
 from ._source import cell_label, received_label
 
 __all__ = [
+    "NUMBERS",
     "Reference",
     "SerializationError",
     "cell_label",
     "dumps",
+    "dumps_numbers",
     "dumps_task",
     "interactive",
     "loads",
