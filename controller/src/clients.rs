@@ -167,8 +167,30 @@ impl Clients {
         }
     }
 
-    /// Closes every connection after its last frame.
+    /// Says `last` to everybody who has been handed all answers, or `whatever` they still wait for, and closes their
+    /// connections behind it. They count as connected until it is written.
+    pub(crate) fn dismiss(&mut self, last: &ToClient, whatever: bool) {
+        let here: Vec<ClientId> = self.by_connection.values().copied().collect();
+        for id in here {
+            self.hand_out(id, whatever);
+            if let Some(session) = self.by_id.get_mut(&id)
+                && session.mailbox.is_handed_out()
+                && let Some((_, link)) = session.link.take()
+            {
+                link.send(last);
+                session.left = true;
+            }
+        }
+    }
+
+    /// Closes every connection after what has been queued, and complains of answers that nobody was ever sent.
     pub(crate) fn close(&mut self) {
+        let away = self.by_id.values().filter(|session| !session.left);
+        let left = away.map(|session| session.mailbox.never_sent()).filter(|count| *count > 0);
+        let (clients, answers) = left.fold((0, 0), |(clients, answers), count| (clients + 1, answers + count));
+        if clients > 0 {
+            tracing::warn!("the cluster ends with {answers} answers for {clients} clients that have not taken them");
+        }
         self.by_id.values_mut().for_each(|session| session.link = None);
         self.by_connection.clear();
     }
@@ -309,9 +331,13 @@ impl Clients {
 
     /// Hands the connection what its window lets through.
     pub(crate) fn deliver(&mut self, client: ClientId) {
+        self.hand_out(client, false);
+    }
+
+    fn hand_out(&mut self, client: ClientId, whatever: bool) {
         let Some(session) = self.by_id.get_mut(&client) else { return };
         let Some((_, link)) = &session.link else { return };
-        while let Some(letter) = session.mailbox.hand_out() {
+        while let Some(letter) = session.mailbox.hand_out(whatever) {
             link.put(match &letter.content {
                 Content::Memory(frame) => frame.clone(),
                 Content::Spilled(place) => {

@@ -1,6 +1,7 @@
 //! The one thread that owns the transport, the scheduler and the list of clients, and runs the sessions of local clients.
 
 mod deaths;
+mod ending;
 mod requests;
 mod sessions;
 mod unrun;
@@ -46,8 +47,6 @@ const ROUND: u32 = 64;
 /// After a map of so many bytes, and a while in which clients confirm its results, memory is given back to the system.
 const LARGE_MAP: usize = 4 << 20;
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
-/// How long engines have to end Python before the job is ended under them.
-const GRACE: Duration = Duration::from_secs(3);
 
 /// Why the controller could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -134,8 +133,9 @@ pub struct Controller<T: Transport> {
     relays: Relays,
     /// Engines that have ended Python.
     ended: EngineSet,
-    /// Set while the cluster stops.
+    /// Set while the cluster stops, with what clients are told.
     deadline: Option<Instant>,
+    closing: Option<ToClient>,
     ready_at: Instant,
     /// Whether the connection file has been written.
     published: bool,
@@ -165,6 +165,7 @@ impl<T: Transport> Controller<T> {
             relays: Relays::default(),
             ended: EngineSet::default(),
             deadline: None,
+            closing: None,
             ready_at: Instant::now(),
             published: false,
             parent: nix::unistd::getppid(),
@@ -192,12 +193,7 @@ impl<T: Transport> Controller<T> {
         };
         self.files.remove(std::process::id());
         if let Err(error) = &result {
-            self.clients.send_to_all(&ToClient::Closing { reason: error.to_string() });
-            self.broadcast(&self.living(), &Cargo::Shutdown)?;
-            let until = Instant::now() + GRACE;
-            while !self.transport.is_drained() && Instant::now() < until && self.transport.receive().is_ok() {
-                tokio::task::yield_now().await;
-            }
+            self.say_farewell(error, &mut notices).await?;
         }
         self.clients.close();
         self.nannies = Nannies::default(); // lets them go
@@ -236,16 +232,8 @@ impl<T: Transport> Controller<T> {
                 self.ready_at = Instant::now();
                 self.publish(identity, port)?;
             }
-            if let Some(deadline) = self.deadline {
-                if self.all_have_ended() && self.transport.is_drained() {
-                    return Ok(if self.gone.is_empty() { Ended::Together } else { Ended::WithoutTheDead });
-                }
-                if nix::unistd::getppid() != self.parent {
-                    return Ok(Ended::Orphaned);
-                }
-                if Instant::now() >= deadline {
-                    return Ok(Ended::Alone);
-                }
+            if let Some(ended) = self.look_for_the_end() {
+                return Ok(ended);
             }
             if more {
                 tokio::task::yield_now().await; // sessions write meanwhile
@@ -361,18 +349,6 @@ impl<T: Transport> Controller<T> {
             Notice::Terminate(signal) => self.stop(&format!("the controller received {signal}"))?,
         }
         Ok(())
-    }
-
-    /// Begins to stop the cluster.
-    fn stop(&mut self, reason: &str) -> Result<(), ControllerError> {
-        if self.deadline.is_some() {
-            return Ok(());
-        }
-        tracing::info!("stopping: {reason}");
-        self.deadline = Some(Instant::now() + GRACE);
-        self.files.remove(std::process::id());
-        self.clients.send_to_all(&ToClient::Closing { reason: format!("the cluster was stopped: {reason}") });
-        self.broadcast(&self.living(), &Cargo::Shutdown)
     }
 
     fn handle_message(&mut self, from: Rank, message: &Bytes) -> Result<(), ControllerError> {

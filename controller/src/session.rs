@@ -13,6 +13,8 @@ use tokio::sync::mpsc;
 
 /// A peer that has not shown the key by then is cut off.
 pub(crate) const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How long a peer may go on speaking after it was sent the last frame.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Frames below this size, bytes, are joined before they are written.
 const JOIN: usize = 64 << 10;
 
@@ -67,13 +69,16 @@ where
             }
         }
     };
-    tokio::select! {
-        () = reading => {}
-        result = write_all(&mut writer, frames) => {
-            if let Err(error) = result {
-                tracing::warn!("{peer}: {error}, cut off");
-            }
-        }
+    tokio::pin!(reading);
+    let written = tokio::select! {
+        () = &mut reading => None,
+        result = write_all(&mut writer, frames) => Some(result),
+    };
+    match written {
+        Some(Err(error)) => tracing::warn!("{peer}: {error}, cut off"),
+        // Closed while it still speaks, a TCP connection would lose what the peer has not read yet.
+        Some(Ok(())) => drop(tokio::time::timeout(LAST_WORDS, reading).await),
+        None => {}
     }
     inbox.put(Notice::Disconnected { connection });
 }

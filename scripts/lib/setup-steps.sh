@@ -17,7 +17,8 @@ check_compiler() {
         install_packages "building needs a C compiler" gcc libc6-dev
     fi
     # Without root the build takes libclang from PyPI by itself.
-    if is_root && is_debian && ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null; then
+    # Not libclang-cpp.so, which other packages bring.
+    if is_root && is_debian && ! compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null; then
         install_packages "building needs libclang" libclang-dev
     fi
 }

@@ -216,3 +216,32 @@ fn a_client_with_too_much_under_way_is_not_read_until_some_of_it_has_ended() {
     hear_map(&mut client, 51, &mut vec![0; 100]);
     cluster.stop(client);
 }
+
+#[test]
+fn a_cluster_that_is_stopped_delivers_what_waits_for_clients_before_it_says_so() {
+    let cluster = Cluster::start(1);
+    let (mut slow, _) = cluster.new_session(1);
+    for id in 1..=30 {
+        push(&mut slow, id, vec![7; MEBIBYTE]); // more than a window
+    }
+    let (mut other, _) = cluster.new_session(2);
+    let done = |other: &mut Client| {
+        other.say(&FromClient::Status { id: 1 }, vec![]);
+        match other.hear().0 {
+            ToClient::Status(status) => status.engines[0].completed,
+            header => panic!("{header:?}"),
+        }
+    };
+    let begun = Instant::now();
+    while done(&mut other) < 30 {
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    other.say(&FromClient::Shutdown { id: 2 }, vec![]);
+    assert!(matches!(other.hear().0, ToClient::Closing { .. }), "nothing waits for it");
+    for id in 1..=30 {
+        assert_eq!(hear_reply(&mut slow, id), MEBIBYTE);
+        slow.say(&FromClient::Received { frames: id }, vec![]);
+    }
+    assert!(matches!(slow.hear().0, ToClient::Closing { .. }));
+    cluster.join();
+}

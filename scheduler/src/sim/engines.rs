@@ -186,7 +186,7 @@ impl Cluster {
                 let map = self.oracle.map(*key);
                 range.clone().position(|task| map.is_deadly(task))
             }
-            _ => None,
+            Work::Direct { .. } => None,
         };
         let count = deadly.map_or(seconds.len(), |at| at + 1);
         let end = since + seconds[..count].iter().sum::<f64>();
