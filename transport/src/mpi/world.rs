@@ -188,12 +188,18 @@ fn unlink_shared_memory(node: &SimpleCommunicator) -> Option<PathBuf> {
     if all.iter().any(|other| *other != mine) {
         return None;
     }
-    // Open MPI names it after the rank's place on the node.
     let place = std::env::var("OMPI_COMM_WORLD_LOCAL_RANK").ok()?;
-    let own =
-        files.into_iter().find(|file| file.contains("/vader_segment.") && file.ends_with(&format!(".{place}")))?;
+    let own = files.into_iter().find(|file| belongs_to_place(file, &place))?;
     std::fs::remove_file(own).ok()?;
     Some(PathBuf::from(own))
+}
+
+/// Whether a file is the one that Open MPI has made for the rank with this place on the node, the last part of its name.
+/// Version 4 calls it `vader_segment`, version 5 `sm_segment`.
+fn belongs_to_place(file: &str, place: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or_default();
+    (name.starts_with("vader_segment.") || name.starts_with("sm_segment."))
+        && name.rsplit('.').next().is_some_and(|last| last == place)
 }
 
 /// Paths below `/dev/shm` in the text of `/proc/self/maps`.
@@ -213,5 +219,13 @@ mod tests {
                     7f02-7f03 rw-s 00000000 00:1b 6    /dev/shm/pxcluster-bells-1 (deleted)\n\
                     7f03-7f04 r-xp 00000000 08:01 7    /usr/lib/libc.so.6\n";
         assert_eq!(mapped_files(maps).into_iter().collect::<Vec<_>>(), ["/dev/shm/vader_segment.vm.0.1.0"]);
+    }
+
+    #[test]
+    fn a_rank_knows_its_own_file_by_the_end_of_the_name() {
+        assert!(belongs_to_place("/dev/shm/vader_segment.vm.0.1.10", "10"));
+        assert!(belongs_to_place("/dev/shm/sm_segment.vm.0.79f60001.2", "2"));
+        assert!(!belongs_to_place("/dev/shm/sm_segment.vm.0.79f60001.12", "2"));
+        assert!(!belongs_to_place("/dev/shm/pxcluster-bells-1", "1"));
     }
 }
