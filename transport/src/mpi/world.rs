@@ -188,18 +188,18 @@ fn unlink_shared_memory(node: &SimpleCommunicator) -> Option<PathBuf> {
     if all.iter().any(|other| *other != mine) {
         return None;
     }
-    let place = std::env::var("OMPI_COMM_WORLD_LOCAL_RANK").ok()?;
-    let own = files.into_iter().find(|file| belongs_to_place(file, &place))?;
+    let place = std::env::var("OMPI_COMM_WORLD_LOCAL_RANK").ok();
+    let own = files.into_iter().find(|file| is_own(file, place.as_deref(), node.rank() == 0))?;
     std::fs::remove_file(own).ok()?;
     Some(PathBuf::from(own))
 }
 
-/// Whether a file is the one that Open MPI has made for the rank with this place on the node, the last part of its name.
-/// Version 4 calls it `vader_segment`, version 5 `sm_segment`.
-fn belongs_to_place(file: &str, place: &str) -> bool {
+/// Whether this rank is the one to unlink a file. Open MPI makes one for each rank, whose place on the node ends the name;
+/// version 4 calls it `vader_segment`, version 5 `sm_segment`. MPICH 5 makes one for the node (4 unlinks it itself).
+fn is_own(file: &str, place: Option<&str>, is_first: bool) -> bool {
     let name = file.rsplit('/').next().unwrap_or_default();
-    (name.starts_with("vader_segment.") || name.starts_with("sm_segment."))
-        && name.rsplit('.').next().is_some_and(|last| last == place)
+    let of_rank = name.starts_with("vader_segment.") || name.starts_with("sm_segment.");
+    (of_rank && name.rsplit('.').next() == place) || (is_first && name.starts_with("mpich_shm_"))
 }
 
 /// Paths below `/dev/shm` in the text of `/proc/self/maps`.
@@ -222,10 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_knows_its_own_file_by_the_end_of_the_name() {
-        assert!(belongs_to_place("/dev/shm/vader_segment.vm.0.1.10", "10"));
-        assert!(belongs_to_place("/dev/shm/sm_segment.vm.0.79f60001.2", "2"));
-        assert!(!belongs_to_place("/dev/shm/sm_segment.vm.0.79f60001.12", "2"));
-        assert!(!belongs_to_place("/dev/shm/pxcluster-bells-1", "1"));
+    fn a_rank_knows_its_own_file_by_the_name() {
+        assert!(is_own("/dev/shm/vader_segment.vm.0.1.10", Some("10"), false));
+        assert!(is_own("/dev/shm/sm_segment.vm.0.79f60001.2", Some("2"), false));
+        assert!(!is_own("/dev/shm/sm_segment.vm.0.79f60001.12", Some("2"), true));
+        assert!(!is_own("/dev/shm/pxcluster-bells-1", Some("1"), true));
+        assert!(is_own("/dev/shm/mpich_shm_e7b00b93_0", None, true));
+        assert!(!is_own("/dev/shm/mpich_shm_e7b00b93_0", None, false));
     }
 }
