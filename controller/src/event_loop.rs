@@ -196,7 +196,7 @@ impl<T: Transport> Controller<T> {
             self.say_farewell(error, &mut notices).await?;
         }
         self.clients.close();
-        self.nannies = Nannies::default(); // lets them go
+        self.nannies.let_go(&ToClient::Closing { reason: "the cluster has ended".to_owned() });
         tokio::time::sleep(LAST_FRAMES).await;
         drop(remote);
         result

@@ -60,6 +60,14 @@ impl Nannies {
         }
     }
 
+    /// The cluster ends: those that stay behind their dead engines may go. Their connections are closed behind that.
+    pub(crate) fn let_go(&mut self, closing: &ToClient) {
+        let nannies = std::mem::take(&mut self.by_connection).into_values();
+        for (frame, (_, outbox)) in Frame::new(closing, vec![]).into_iter().cycle().zip(nannies) {
+            let _its_connection_is_closing = outbox.send(frame);
+        }
+    }
+
     /// An engine is dead: nothing more is said of it.
     pub(crate) fn forget(&mut self, engine: EngineId) {
         self.silent.remove(&engine);

@@ -65,6 +65,9 @@ where
                     inbox.put(Notice::Frame { connection, frame });
                 }
                 Ok(None) => return tracing::info!("{peer}: disconnected"),
+                Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return tracing::info!("{peer}: disconnected without a goodbye of TLS's");
+                }
                 Err(error) => return tracing::warn!("{peer}: {error}, cut off"),
             }
         }

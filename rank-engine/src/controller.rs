@@ -2,6 +2,8 @@
 #![allow(unsafe_code, reason = "_exit, malloc_trim")]
 
 use crate::cli::Flags;
+use crate::environment::Place;
+use crate::keeper;
 use crate::python::Probe;
 use pxcluster_controller::{Bounds, ClusterFiles, Controller, ControllerError, Ended, Settings};
 use pxcluster_protocol::EngineSet;
@@ -11,7 +13,7 @@ use pxcluster_transport::{drain, relay};
 use std::process::ExitCode;
 
 /// Runs the cluster until it is stopped.
-pub(crate) fn run(world: &World, flags: &Flags, probe: Probe) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(world: &World, place: Place, flags: &Flags, probe: Probe) -> anyhow::Result<ExitCode> {
     let mut transport = world.transport();
     if !world.is_thread_multiple() {
         tracing::warn!("MPI grants no MPI_THREAD_MULTIPLE: user code on the engines cannot import mpi4py");
@@ -40,8 +42,12 @@ pub(crate) fn run(world: &World, flags: &Flags, probe: Probe) -> anyhow::Result<
     };
     match Controller::new(transport, settings, files).run(lock) {
         Ok(Ended::Together) => Ok(ExitCode::SUCCESS),
-        Ok(Ended::Alone | Ended::WithoutTheDead) => world.abort(0),
+        // An abort would end the step with the status of a killed one.
         // SAFETY: ends the process without MPI_Finalize, which would wait for ranks that are gone.
+        Ok(Ended::WithoutTheDead) if place.by_srun && keeper::say_goodbye() => unsafe { libc::_exit(0) },
+        Ok(Ended::WithoutTheDead) if place.by_srun => keeper::exit_keeping_connections(0),
+        Ok(Ended::Alone | Ended::WithoutTheDead) => world.abort(0),
+        // SAFETY: as above.
         Ok(Ended::Orphaned) => unsafe { libc::_exit(1) },
         Err(error @ ControllerError::Died(_)) => {
             crate::fail(&error.into());

@@ -8,6 +8,7 @@ mod outbox;
 mod shared;
 mod vtable;
 
+use crate::keeper;
 use crate::nanny::Nanny;
 use anyhow::Context;
 use bytes::Bytes;
@@ -76,8 +77,15 @@ fn run_until_the_end(world: &World, nanny: &Arc<Nanny>) -> anyhow::Result<ExitCo
     driver.shared.python_has_ended(status);
     comm.join().map_err(|_| anyhow::anyhow!("the comm thread panicked"))??;
     if driver.someone_has_died() {
-        // MPI's own end would wait for the dead. Rank 0 ends the job by an abort when everybody has come here.
-        std::thread::sleep(ABORT);
+        // MPI's own end would wait for the dead. Under srun all ranks just leave; elsewhere rank 0 ends the job by an abort
+        // when everybody has come here.
+        if !nanny.is_of_step() {
+            std::thread::sleep(ABORT);
+        } else if keeper::say_goodbye() {
+            nanny.leaving();
+        } else {
+            nanny.deserting();
+        }
         // SAFETY: ends the process without that end.
         unsafe { libc::_exit(0) }
     }

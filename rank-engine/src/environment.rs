@@ -18,6 +18,8 @@ pub(crate) struct Place {
     pub(crate) rank: Rank,
     /// Number of ranks, if the launcher says it.
     pub(crate) size: Option<u32>,
+    /// Whether srun has started it, and no mpirun inside a job.
+    pub(crate) by_srun: bool,
 }
 
 /// A process that no launcher has started, or one that sets nonsense.
@@ -55,11 +57,20 @@ pub(crate) fn place(variables: impl IntoIterator<Item = (String, String)>) -> Re
         Some(value.parse::<u32>().map_err(|_| PlaceError::NotANumber { variable, value: value.clone() }))
     };
     for (rank, size) in LAUNCHERS {
-        if let Some(rank) = number(rank) {
-            return Ok(Place { rank: Rank(rank?), size: number(size).transpose()? });
+        if let Some(found) = number(rank) {
+            let by_srun = rank != LAUNCHERS[0].0 && is_task_of_step(&variables);
+            return Ok(Place { rank: Rank(found?), size: number(size).transpose()?, by_srun });
         }
     }
     Err(PlaceError::NoRank)
+}
+
+/// Whether Slurm's own plugin for PMIx or PMI-2 has set the variables, each of which names the job and the step.
+fn is_task_of_step(variables: &BTreeMap<String, String>) -> bool {
+    let get = |name: &str| variables.get(name).map(String::as_str);
+    let (Some(job), Some(step)) = (get("SLURM_JOB_ID"), get("SLURM_STEP_ID")) else { return false };
+    get("PMIX_NAMESPACE") == Some(&format!("slurm.pmix.{job}.{step}"))
+        || get("PMI_JOBID") == Some(&format!("{job}.{step}"))
 }
 
 #[cfg(test)]
@@ -73,10 +84,17 @@ mod tests {
     #[test]
     fn launchers_are_told_apart() {
         let open_mpi = of(&[("OMPI_COMM_WORLD_RANK", "3"), ("OMPI_COMM_WORLD_SIZE", "5"), ("PMIX_RANK", "3")]);
-        assert_eq!(open_mpi.expect("a rank"), Place { rank: Rank(3), size: Some(5) });
-        assert_eq!(of(&[("PMI_RANK", "0")]).expect("a rank"), Place { rank: Rank(0), size: None });
+        assert_eq!(open_mpi.expect("a rank"), Place { rank: Rank(3), size: Some(5), by_srun: false });
+        assert_eq!(of(&[("PMI_RANK", "0")]).expect("a rank"), Place { rank: Rank(0), size: None, by_srun: false });
         let slurm = of(&[("SLURM_PROCID", "2"), ("SLURM_STEP_NUM_TASKS", "7")]);
-        assert_eq!(slurm.expect("a rank"), Place { rank: Rank(2), size: Some(7) });
+        assert_eq!(slurm.expect("a rank"), Place { rank: Rank(2), size: Some(7), by_srun: false });
+        let step = [("SLURM_JOB_ID", "4"), ("SLURM_STEP_ID", "1"), ("SLURM_PROCID", "1")];
+        let pmix = [&step[..], &[("PMIX_RANK", "1"), ("PMIX_NAMESPACE", "slurm.pmix.4.1")]].concat();
+        assert!(of(&pmix).expect("a rank").by_srun);
+        let older = [&step[..], &[("PMI_RANK", "1"), ("PMI_JOBID", "4.1")]].concat();
+        assert!(of(&older).expect("a rank").by_srun);
+        let hydra = [&step[..], &[("PMI_RANK", "1")]].concat();
+        assert!(!of(&hydra).expect("a rank").by_srun, "mpiexec started its proxies by srun");
         assert!(matches!(of(&[("HOME", "/")]), Err(PlaceError::NoRank)));
         assert!(matches!(of(&[("PMI_RANK", "x")]), Err(PlaceError::NotANumber { .. })));
     }

@@ -7,6 +7,7 @@ mod describe;
 mod engine;
 mod environment;
 mod guard;
+mod keeper;
 mod nanny;
 mod python;
 
@@ -37,12 +38,12 @@ fn run(flags: &cli::Flags) -> anyhow::Result<ExitCode> {
     } else {
         None
     };
-    let nanny = nanny::begin(place.rank, flags)?;
+    let nanny = nanny::begin(place, flags)?;
     let multiple = std::env::var("PXCLUSTER_MPI_THREADS").is_ok_and(|level| level == "serialized");
     let world = World::start(!multiple).context("MPI does not start")?;
     place.check(world.size())?;
     let result = match interpreter {
-        Some(probe) => controller::run(&world, flags, probe),
+        Some(probe) => controller::run(&world, place, flags, probe),
         None => engine::run(&world, nanny),
     };
     // Said before the others are let go: the launcher ends every rank when one has failed.

@@ -19,11 +19,13 @@ mod watch;
 pub(crate) use page::Page;
 
 use crate::cli::Flags;
+use crate::environment::Place;
 use anyhow::Context;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getpeername, sendmsg, socketpair};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrStorage, getpeername, sendmsg, socketpair,
+};
 use nix::unistd::{ForkResult, Pid, fork};
-use pxcluster_protocol::Rank;
 use pxcluster_protocol::to_engine::ReportTo;
 use serde::{Deserialize, Serialize};
 use std::io::IoSlice;
@@ -43,23 +45,27 @@ enum ToNanny {
     ReportTo(ReportTo),
     /// The engine is about to end in order.
     Leaving,
+    /// The same, but its connections must outlive it: it could not say goodbye to the PMIx server.
+    Deserting,
 }
 
 /// The engine's side.
 pub(crate) struct Nanny {
     line: Option<OwnedFd>,
     page: &'static Page,
+    by_srun: bool,
 }
 
 /// Splits an engine's rank in two and returns in the child. Rank 0 has no nanny, nor has anybody with `--no-nanny`. Must be
 /// called before any thread or MPI is started.
-pub(crate) fn begin(rank: Rank, flags: &Flags) -> anyhow::Result<Nanny> {
+pub(crate) fn begin(place: Place, flags: &Flags) -> anyhow::Result<Nanny> {
     let page = shared_page().context("no memory can be shared with a nanny")?;
+    let by_srun = place.by_srun;
     if flags.no_nanny {
-        return Ok(Nanny { line: None, page });
+        return Ok(Nanny { line: None, page, by_srun });
     }
     let_mpich_survive();
-    let Some(engine) = rank.engine() else { return Ok(Nanny { line: None, page }) };
+    let Some(engine) = place.rank.engine() else { return Ok(Nanny { line: None, page, by_srun }) };
     let (ours, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .context("no sockets for a nanny")?;
     // Blocked until the nanny reads it from a descriptor, so that no end of the child is missed.
@@ -74,11 +80,11 @@ pub(crate) fn begin(rank: Rank, flags: &Flags) -> anyhow::Result<Nanny> {
             drop(its);
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None).context("sigprocmask")?;
             become_the_engine(parent)?;
-            Ok(Nanny { line: Some(ours), page })
+            Ok(Nanny { line: Some(ours), page, by_srun })
         }
         ForkResult::Parent { child } => {
             drop(ours);
-            watch::Watch::new(engine, child, its, page, flags.hung_after).run()
+            watch::Watch::new(engine, child, its, page, flags.hung_after, by_srun).run()
         }
     }
 }
@@ -138,7 +144,7 @@ impl Nanny {
         let Some(line) = self.line.as_ref().map(AsRawFd::as_raw_fd) else { return };
         let numbers = std::fs::read_dir("/proc/self/fd").into_iter().flatten().filter_map(Result::ok);
         let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
-        let is_kept = |&number: &RawFd| number > 2 && number != line && getpeername::<()>(number).is_ok();
+        let is_kept = |&number: &RawFd| number > 2 && number != line && getpeername::<SockaddrStorage>(number).is_ok();
         let connections: Vec<RawFd> = numbers.filter(is_kept).collect();
         for some in connections.chunks(DESCRIPTORS) {
             self.tell(&ToNanny::Keep, some);
@@ -153,6 +159,16 @@ impl Nanny {
     /// This process is about to end in order.
     pub(crate) fn leaving(&self) {
         self.tell(&ToNanny::Leaving, &[]);
+    }
+
+    /// Whether this rank is a task of a step of Slurm's.
+    pub(crate) fn is_of_step(&self) -> bool {
+        self.by_srun
+    }
+
+    /// This process is about to end without MPI's own end, and its PMIx server does not know.
+    pub(crate) fn deserting(&self) {
+        self.tell(&ToNanny::Deserting, &[]);
     }
 
     fn tell(&self, message: &ToNanny, descriptors: &[RawFd]) {

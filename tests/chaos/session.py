@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import shlex
 import signal
 import struct
 import sys
@@ -284,7 +285,7 @@ def run(plan: Plan, folder: Path) -> Outcome:
     outcome = Outcome(plan.seed)
     begun = time.monotonic()
     site = Site()
-    cluster = Cluster(site, ENGINES)
+    cluster = Cluster(site, ENGINES, launcher=shlex.split(os.environ.get("CHAOS_LAUNCHER", "mpirun")))
     verdict = Verdict()
     state = None
     try:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -108,10 +108,18 @@ class Site:
 
 
 class Cluster:
-    """`mpirun -n N+1 pxcluster` at a site."""
+    """`mpirun -n N+1 pxcluster` at a site, or another launcher with options of its own, which takes ``-n``."""
 
-    def __init__(self, site: Site, engines: int = 4, *flags: str, cluster_id: str = "default") -> None:
+    def __init__(
+        self,
+        site: Site,
+        engines: int = 4,
+        *flags: str,
+        cluster_id: str = "default",
+        launcher: Sequence[str] = ("mpirun",),
+    ) -> None:
         self.site = site
+        self._launcher = launcher
         self.engines = engines
         self.cluster_id = cluster_id
         self.connection_file = site.directory / cluster_id / "connection.json"
@@ -126,7 +134,8 @@ class Cluster:
     def launch(self) -> Cluster:
         """Starts mpirun and does not wait."""
         self._stale = self._published()
-        command = [program("mpirun"), "-n", str(self.engines + 1), program("pxcluster"), *self._flags]
+        launcher, *options = self._launcher
+        command = [program(launcher), *options, "-n", str(self.engines + 1), program("pxcluster"), *self._flags]
         with self._log.open("wb") as log:
             self.mpirun = subprocess.Popen(
                 command,

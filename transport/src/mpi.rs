@@ -5,6 +5,7 @@
 //! doorbell, what comes from other nodes is looked for every few milliseconds.
 
 mod calls;
+pub mod pmix;
 mod world;
 
 pub use world::{World, WorldError, library_version};

@@ -6,6 +6,7 @@
 
 use super::vtable::VtableAddress;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use pxcluster_protocol::to_engine::Setup;
 use std::ffi::{CString, c_char, c_int};
 
@@ -46,6 +47,7 @@ impl Embedded {
     /// Runs the engine's Python in the calling thread until its main loop ends; its exit status.
     pub(super) fn run(self, vtable: VtableAddress) -> i32 {
         super::comm::this_is_the_main_thread();
+        default_crashes();
         let code = format!("from pxcluster._engine import _pxengine; _pxengine.run({})", vtable.0);
         let Ok(code) = CString::new(code) else { return 1 };
         let mut arguments = [self.executable.as_ptr().cast_mut(), c"-c".as_ptr().cast_mut(), code.as_ptr().cast_mut()];
@@ -58,5 +60,13 @@ impl Embedded {
         // Never unloaded: threads that Python has started may still run its code.
         std::mem::forget(self.library);
         status
+    }
+}
+
+/// Gives crashes their default action. Rust's own handlers would swallow the first of such signals that is sent by `kill`.
+fn default_crashes() {
+    for crash in [Signal::SIGSEGV, Signal::SIGBUS] {
+        // SAFETY: the default action runs no code.
+        let _never_fails = unsafe { signal(crash, SigHandler::SigDfl) };
     }
 }

@@ -26,6 +26,8 @@ pub(super) enum Heard {
     Nothing,
     /// End the engine.
     Kill,
+    /// Rank 0 ends, and nobody need stay for it.
+    LetGo,
     /// The connection is closed, for this reason if one was given.
     Closed(Option<String>),
 }
@@ -70,6 +72,7 @@ impl Reporter {
         }
         match decode(&mut self.received, Limits::STRANGER).map(|frame| frame.map(|frame| frame.parse())) {
             Ok(Some(Ok(ToClient::KillEngine))) => Heard::Kill,
+            Ok(Some(Ok(ToClient::Closing { .. }))) => Heard::LetGo,
             Ok(Some(Ok(ToClient::Refused { reason }))) => Heard::Closed(Some(reason)),
             Ok(_) => Heard::Nothing,
             Err(error) => Heard::Closed(Some(error.to_string())),

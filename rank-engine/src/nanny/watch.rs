@@ -6,6 +6,7 @@
 use super::pulse::{Finding, INTERVAL, Pulse};
 use super::report::{Heard, Reporter};
 use super::{DESCRIPTORS, LONGEST, Page, ToNanny};
+use crate::keeper;
 use nix::cmsg_space;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
@@ -45,12 +46,22 @@ pub(super) struct Watch {
     kept: Vec<OwnedFd>,
     place: Option<ReportTo>,
     leaving: bool,
+    /// Whether its connections must outlive it when it ends without MPI's own end.
+    by_srun: bool,
+    deserting: bool,
     pulse: Option<Pulse>,
     reporter: Option<Reporter>,
 }
 
 impl Watch {
-    pub(super) fn new(engine: EngineId, child: Pid, line: OwnedFd, page: &'static Page, hung_after: Duration) -> Self {
+    pub(super) fn new(
+        engine: EngineId,
+        child: Pid,
+        line: OwnedFd,
+        page: &'static Page,
+        hung_after: Duration,
+        by_srun: bool,
+    ) -> Self {
         Self {
             engine,
             child,
@@ -61,6 +72,8 @@ impl Watch {
             kept: Vec::new(),
             place: None,
             leaving: false,
+            by_srun,
+            deserting: false,
             pulse: None,
             reporter: None,
         }
@@ -75,6 +88,9 @@ impl Watch {
             End::Code(code) => code,
             End::Signal(number) => 128 + number,
         };
+        if self.deserting {
+            keeper::exit_keeping_connections(code);
+        }
         if self.leaving {
             exit(code);
         }
@@ -186,6 +202,10 @@ impl Watch {
                 self.leaving = true;
                 self.pulse = None;
             }
+            Ok(ToNanny::Deserting) => {
+                self.deserting = true;
+                self.pulse = None;
+            }
             Err(error) => say(&format!("its nanny does not understand engine {}: {error}", self.engine)),
         }
     }
@@ -193,7 +213,7 @@ impl Watch {
     fn hear_from_rank_0(&mut self) {
         match self.reporter.as_mut().map(Reporter::hear) {
             Some(Heard::Kill) => self.end_the_engine(),
-            Some(Heard::Closed(_)) => {
+            Some(Heard::Closed(_) | Heard::LetGo) => {
                 self.reporter = None;
                 if let Some(pulse) = &mut self.pulse {
                     pulse.forget_silence();
@@ -237,20 +257,27 @@ impl Watch {
             let connected = self.reporter.take().map_or_else(|| Reporter::connect(place), Ok);
             match connected.and_then(|mut reporter| reporter.say(&death).map(|()| reporter)) {
                 Ok(mut reporter) => match wait_until_closed(&mut reporter) {
-                    None => told = true,
-                    Some(reason) => (failures, why) = (failures + 1, reason),
+                    Ending::LetGo => self.go(),
+                    Ending::Closed => told = true,
+                    Ending::Refused(reason) => (failures, why) = (failures + 1, reason),
                 },
                 // Rank 0 has ended; had the connection alone, it would be told again.
-                Err(_) if told => {
-                    std::thread::sleep(LET_GO);
-                    exit(0)
-                }
+                Err(_) if told => self.go(),
                 Err(error) => (failures, why) = (failures + 1, error.to_string()),
             }
             std::thread::sleep(AGAIN);
         }
         say(&format!("{}, and rank 0 cannot be told: {why}", self.obituary(end)));
         exit(1)
+    }
+
+    /// Rank 0 ends, and the launcher may see this process end, too.
+    fn go(&self) -> ! {
+        if self.by_srun {
+            keeper::exit_last();
+        }
+        std::thread::sleep(LET_GO);
+        exit(0)
     }
 
     fn obituary(&self, end: End) -> String {
@@ -280,14 +307,25 @@ fn introduction(engine: EngineId, child: Pid, place: &ReportTo) -> Nanny {
     Nanny { protocol_version: PROTOCOL_VERSION, key: place.key.clone(), engine, pid: child.as_raw() as u32 }
 }
 
-/// Waits until rank 0 closes the connection; its reason, if it refuses.
-fn wait_until_closed(reporter: &mut Reporter) -> Option<String> {
+/// How a connection to rank 0 has ended.
+enum Ending {
+    /// Rank 0 ends, too.
+    LetGo,
+    Closed,
+    Refused(String),
+}
+
+/// Waits until rank 0 closes the connection.
+fn wait_until_closed(reporter: &mut Reporter) -> Ending {
     loop {
         let mut polled = [PollFd::new(reporter.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut polled, PollTimeout::NONE).is_ok()
-            && let Heard::Closed(reason) = reporter.hear()
-        {
-            return reason;
+        if poll(&mut polled, PollTimeout::NONE).is_ok() {
+            match reporter.hear() {
+                Heard::LetGo => return Ending::LetGo,
+                Heard::Closed(None) => return Ending::Closed,
+                Heard::Closed(Some(reason)) => return Ending::Refused(reason),
+                Heard::Nothing | Heard::Kill => {}
+            }
         }
     }
 }
