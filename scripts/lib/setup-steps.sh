@@ -128,6 +128,9 @@ install_dev_tools() {
     if ! have shellcheck && is_debian && is_root; then
         install_packages "scripts/check needs it" shellcheck
     fi
+    if is_debian && is_root; then
+        install_packages "the tests of srun start a Slurm of their own" munge slurm-wlm
+    fi
     cmp -s "$list" "$stamp" && return
     "$venv/bin/python" -m pip install --quiet -r "$list"
     cp "$list" "$stamp"

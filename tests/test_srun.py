@@ -1,0 +1,63 @@
+"""Under a real srun: Slurm kills a step when its PMIx server loses a rank, and must not when an engine dies."""
+
+from __future__ import annotations
+
+import operator
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pxcluster as ipp
+import pytest
+from harness import slurm
+from harness.cluster import Cluster
+from harness.waiting import wait_for
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    """That of a private Slurm."""
+    if reason := slurm.missing():
+        pytest.skip(reason)
+    if "HYDRA" in subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=True).stdout:
+        pytest.skip("MPICH does not speak PMIx with srun here")
+    private = slurm.Slurm()
+    try:
+        yield private.start().environment
+    finally:
+        private.stop()
+
+
+@pytest.fixture
+def cluster(environment: dict[str, str], new_cluster: Callable[..., Cluster]) -> Cluster:
+    return new_cluster(4, env=environment, launcher=("srun", "--mpi=pmix", "--kill-on-bad-exit=0"))
+
+
+def test_a_step_is_a_cluster_and_ends_with_status_0(cluster: Cluster) -> None:
+    rc = cluster.client()
+    assert rc[:].apply_sync(os.getpid) == [engine["pid"] for engine in rc._session.engines.values()]
+    assert rc.load_balanced_view().map_sync(operator.neg, range(1000)) == [-n for n in range(1000)]
+    cluster.stop()
+    assert cluster.wait_ended() == 0, cluster.log()
+
+
+def test_engines_die_and_the_step_goes_on_and_ends_with_status_0(cluster: Cluster) -> None:
+    rc = cluster.client()
+    victims = rc[[1, 3]].apply_sync(os.getpid)
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: rc.ids == [0, 2], lambda: f"rc.ids is {rc.ids}")
+    with pytest.raises(ipp.EngineError, match="SIGKILL"):
+        rc[1].apply_sync(os.getpid)
+    # Slurm takes about a second to see a lost connection, and then kills the step: one that is seen now was not lost.
+    marks = rc[:].apply_async(time.sleep, 3.0)
+    assert rc.load_balanced_view().map_sync(operator.neg, range(1000)) == [-n for n in range(1000)]
+    assert marks.get(timeout=60) == [None, None]
+    assert cluster.is_running()
+    cluster.stop()
+    assert cluster.wait_ended() == 0, cluster.log()
+    assert "CANCELLED" not in cluster.log()
