@@ -29,7 +29,7 @@ WAYS: dict[str, tuple[str | None, str]] = {
 
 
 def pid_of(client: Client, engine: int) -> int:
-    pid: int = client._session.engines[engine]["pid"]
+    pid: int = client._session.registry.engines[engine]["pid"]
     return pid
 
 
@@ -173,7 +173,7 @@ def test_an_engine_dies_and_the_others_go_on(
     wait_for(lambda: "pxcluster: engine 2 (" in cluster.log(), "the log tells")
     assert cluster.log().count("pxcluster: engine 2 (") == 1
     late = cluster.client()
-    wait_for(lambda: 2 in late._session.gone, "who comes later hears of it, too")
+    wait_for(lambda: 2 in late._session.registry.gone, "who comes later hears of it, too")
     with pytest.raises(ipp.EngineError, match=doomed.sentence):
         late[2]
     goes_on_without(cluster, client, [2])

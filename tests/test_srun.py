@@ -39,7 +39,7 @@ def cluster(environment: dict[str, str], new_cluster: Callable[..., Cluster]) ->
 
 def test_a_step_is_a_cluster_and_ends_with_status_0(cluster: Cluster) -> None:
     rc = cluster.client()
-    assert rc[:].apply_sync(os.getpid) == [engine["pid"] for engine in rc._session.engines.values()]
+    assert rc[:].apply_sync(os.getpid) == [engine["pid"] for engine in rc._session.registry.engines.values()]
     assert rc.load_balanced_view().map_sync(operator.neg, range(1000)) == [-n for n in range(1000)]
     cluster.stop()
     assert cluster.wait_ended() == 0, cluster.log()

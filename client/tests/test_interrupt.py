@@ -72,7 +72,7 @@ def test_interrupting_a_send_that_is_blocked_loses_no_bytes(rc, controller):
     data = b"y" * (8 << 20)
 
     def half_sent():
-        while len(rc._session._pending) < 2:
+        while len(rc._session.registry.pending) < 2:
             pass
 
     thread = interrupt_when(half_sent)

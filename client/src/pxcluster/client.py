@@ -103,10 +103,10 @@ class Client:
     @property
     def ids(self) -> list[int]:
         """The ids of the engines that are alive, in order."""
-        return sorted(self._session.engines)
+        return sorted(self._session.registry.engines)
 
     def __len__(self) -> int:
-        return len(self._session.engines)
+        return len(self._session.registry.engines)
 
     def __bool__(self) -> bool:
         return True
@@ -127,16 +127,16 @@ class Client:
 
         They may come back; :meth:`kill_engines` ends them, and what they had to do goes to others.
         """
-        return dict(sorted(self._session.silent.items()))
+        return dict(sorted(self._session.registry.silent.items()))
 
     def _some_engines(self) -> None:
         session = self._session
-        if not session.engines:
+        if not session.registry.engines:
             session.check()
-            if session.gone:
+            if session.registry.gone:
                 raise error.NoEnginesRegistered(
                     "This operation requires engines, and all have died: stop the cluster and start it again. "
-                    + "; ".join(session.gone.values())
+                    + "; ".join(session.registry.gone.values())
                 )
             raise error.NoEnginesRegistered()
 
@@ -160,12 +160,12 @@ class Client:
         if not isinstance(target, int) or isinstance(target, bool):
             raise TypeError(f"targets by int/slice/collection of ints only, not {type(target)}")
         session = self._session
-        if target in session.engines:
+        if target in session.registry.engines:
             return target
-        if target in session.gone:
+        if target in session.registry.gone:
             raise error.EngineError(
-                f"Engine {target} is gone: {session.gone[target]}. To go on with those that live, make the view again "
-                "(rc[:]), or take rc.direct_view(), which means those that live at each call"
+                f"Engine {target} is gone: {session.registry.gone[target]}. To go on with those that live, make the "
+                "view again (rc[:]), or take rc.direct_view(), which means those that live at each call"
             )
         if target < 0 and -target <= len(ids):
             return ids[target]
@@ -233,7 +233,7 @@ class Client:
         """Wait for `jobs` (msg_ids, indices into the history, AsyncResults; default: all); whether they are done."""
         from .jobs import requests_of
 
-        requests = self._session.outstanding() if jobs is None else requests_of(self, jobs, known_only=True)
+        requests = self._session.registry.outstanding() if jobs is None else requests_of(self, jobs, known_only=True)
         limit = None if timeout is None or timeout < 0 else timeout
         return self._session.wait(lambda: all(request.done for request in requests), limit)
 
@@ -242,7 +242,7 @@ class Client:
         from .asyncresult import AsyncResult
         from .jobs import requests_of
 
-        requests = self._session.outstanding() if jobs is None else requests_of(self, jobs, known_only=True)
+        requests = self._session.registry.outstanding() if jobs is None else requests_of(self, jobs, known_only=True)
         if requests:
             AsyncResult(self, requests)._watch().wait_interactive(interval=interval, timeout=timeout)
 
@@ -280,7 +280,7 @@ class Client:
         engines = self._resolve(targets)
         self._session.request({"type": "kill", "id": 0, "targets": engines})
         if self.block if block is None else block:
-            self._session.wait(lambda: self._session.gone.keys() >= set(engines))
+            self._session.wait(lambda: self._session.registry.gone.keys() >= set(engines))
 
     def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Remove the user's names from the engines' namespaces, in order with all other calls."""
@@ -346,7 +346,7 @@ class Client:
 
     def _shape(self, number: int) -> tuple[int | None, Sequence[int] | None]:
         """Number of slots of a request and the engines of its slots, each as far as it is known and matters."""
-        request = self._session.find(number)
+        request = self._session.registry.find(number)
         return None if request is None else request.count, self._targets.get(number)
 
     def _msg_ids(self, requests: Iterable[tuple[int, int]]) -> list[str]:
@@ -369,7 +369,7 @@ class Client:
         """The msg_ids of calls that have not been answered."""
         return {
             request.msg_id(slot)
-            for request in self._session.outstanding()
+            for request in self._session.registry.outstanding()
             for slot in range(request.count)
             if not request.slot_done(slot)
         }

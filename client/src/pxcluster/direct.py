@@ -33,7 +33,7 @@ class DirectView(View):
         targets = self.targets if targets is None else targets
         if type(targets) is int and targets >= 0:
             session = self.client._session
-            if targets not in session.engines:
+            if targets not in session.registry.engines:
                 self.client._resolve(targets)
             return [targets], True
         return self.client._resolve(targets), isinstance(targets, int)
@@ -49,7 +49,7 @@ class DirectView(View):
 
             result = AsyncResult(self.client, [request], fname=name, single=single)._watch()
         session = self.client._session
-        everyone = len(engines) > 1 and len(engines) == len(session.engines)
+        everyone = len(engines) > 1 and len(engines) == len(session.registry.engines)
         session.submit(
             request,
             {"type": "direct", "id": 0, "kind": kind, "targets": None if everyone else engines},

@@ -31,7 +31,7 @@ def _slots_of(client: Client, job: Any, known_only: bool) -> list[tuple[Request,
     session = client._session
     named = _MSG_ID.fullmatch(job)
     whose, number, slot = (named["session"], int(named["request"]), int(named["slot"] or 0)) if named else ("", 0, 0)
-    request = session.find(number) if whose == session.name else None
+    request = session.registry.find(number) if whose == session.name else None
     if request is None:
         if known_only:
             return []

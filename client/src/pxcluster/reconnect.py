@@ -52,7 +52,7 @@ def reconnect(session: Session, reopen: Opener, reason: str) -> None:
             for header, buffers in early:
                 session._dispatch(header, buffers)
             return
-        if left <= 0 or not session._pending:
+        if left <= 0 or not session.registry.pending:
             session._lose(f"{reason}, and no other can be made: {failure}")
             return
         _pause(session, pause)
@@ -84,17 +84,16 @@ def _go_on(session: Session, channel: Channel, decoder: frames.Decoder, welcome:
         session._use(channel, decoder)
         session._outbox.clear()
         session._confirmed = session._received
-        unsent = [request for number, request in session._pending.items() if number > last]
+        pending = session.registry.pending
+        unsent = [request for number, request in pending.items() if number > last]
         for request in unsent:
-            session._pending.pop(request.id, None)
-        for number, request in session._pending.items():
+            pending.pop(request.id, None)
+        for number, request in pending.items():
             if isinstance(request, ControlRequest) and request.name == "status":  # the one answer that is not kept
                 session._outbox.extend(map(memoryview, frames.encode({"type": "status", "id": number})))
         session._broken = None
-    with session._losing:
-        session.engines = {engine["id"]: engine for engine in welcome["engines"]}
-    for request in unsent:
-        lost = ConnectionLost("the connection was lost before this was sent; the session goes on: call again")
-        session._callbacks.extend(request.finish(lost))
+    session.registry.set_engines(welcome["engines"])
+    lost = ConnectionLost("the connection was lost before this was sent; the session goes on: call again")
+    session.registry.fail(unsent, lost)
     if session._closing is not None:
         channel.shutdown()  # closed meanwhile: the daemon finds the end of the stream

@@ -10,8 +10,8 @@ then keeps away until no leader has come for a few milliseconds. So a request co
 client costs nothing.
 
 Locks. ``_reading``: held while bytes are received and dispatched, never while blocked by the daemon or while
-callbacks run. ``_sending``: numbering and writing of frames. ``_losing``: which requests wait for which engines, while
-one is registered or an engine goes. A thread never takes ``_reading`` while it holds ``_sending``.
+callbacks run. ``_sending``: numbering and writing of frames. A thread never takes ``_reading`` while it holds
+``_sending``.
 """
 
 from __future__ import annotations
@@ -19,27 +19,25 @@ from __future__ import annotations
 import os
 import select
 import threading
-import weakref
 from collections import deque
 from time import monotonic
 
 from . import frames
 from .controlrequest import ControlRequest, FetchRequest
-from .error import ConnectionLost, RemoteEngineError, from_failure
+from .error import ConnectionLost
 from .handshake import greet
 from .interrupt import guard
-from .maprequest import MapRequest
 from .reconnect import reconnect
-from .requests import DirectRequest, Request
+from .registry import Registry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from .channel import Channel
     from .frames import Bytes, Header
     from .reconnect import Opener
+    from .requests import Request
 
 #: How long a thread looks for the answer before it sleeps, seconds, once in each wait. Engines answer small requests
 #: within that time, and waking a sleeping core would cost a third of the round trip (215 to 145 µs seen, 2 cores).
@@ -68,25 +66,16 @@ class Session:
         self._broken: str | None = None
         #: Frames of answers that have come, those of them that the controller knows of, and bytes since then.
         self._received = self._confirmed = self._fresh = 0
-        self._pending: dict[int, Request] = {}
-        self._fetched: weakref.WeakValueDictionary[tuple[str, int], Request] = weakref.WeakValueDictionary()
-        self._known: weakref.WeakValueDictionary[int, Request] = weakref.WeakValueDictionary()
+        self.registry = Registry()
         self._reading = threading.Lock()
         self._sending = threading.Lock()
-        self._losing = threading.Lock()
         self._changed = threading.Condition()
         self._followers = 0
         self._turns = 0
         self._outbox: deque[memoryview] = deque()
-        self._callbacks: deque[Callable[[], None]] = deque()
+        self._callbacks = self.registry.callbacks
         #: Why the session is over, None while it is not.
         self.lost: ConnectionLost | None = None
-        #: The engines that are alive: id -> {"id", "host", "pid"}.
-        self.engines: dict[int, dict[str, Any]] = {}
-        #: The engines that are gone: id -> reason.
-        self.gone: dict[int, str] = {}
-        #: The engines that live and have said nothing for a while: id -> reason.
-        self.silent: dict[int, str] = {}
         try:
             self.welcome, early = greet(self._channel, self._decoder, key, timeout, resume, None)
         except BaseException:
@@ -95,7 +84,7 @@ class Session:
         self._next_id: int = self.welcome.get("last_request", 0)
         self.name: str = self.welcome["session"]
         self.cluster_id: str = self.welcome["cluster_id"]
-        self.engines = {engine["id"]: engine for engine in self.welcome["engines"]}
+        self.registry.set_engines(self.welcome["engines"])
         for header, buffers in early:
             self._dispatch(header, buffers)
         self._wake_receive, self._wake_send = os.pipe()
@@ -134,13 +123,7 @@ class Session:
                 self._next_id += 1
                 request.id = header["id"] = self._next_id
                 request.session = self.name
-                self._known[request.id] = request
-                with self._losing:
-                    self._pending[request.id] = request
-                    if self.gone and isinstance(request, DirectRequest):
-                        # One that died since the targets were resolved will never answer.
-                        for number in self.gone.keys() & set(request.targets):
-                            self._lose_engine(request, number)
+                self.registry.register(request)
                 pieces = frames.encode(header, buffers)
                 if self._received - self._confirmed >= _CONFIRM_ALONG:
                     self._outbox.append(self._confirmation())
@@ -394,65 +377,12 @@ class Session:
         kind = header["type"]
         if kind in _ANSWERS:
             self._received += 1
-        if kind == "reply":
-            request = self._pending.get(header["id"])
-            if isinstance(request, DirectRequest):
-                self._settle(request, request.take_reply(header, buffers))
-        elif kind == "results":
-            request = self._pending.get(header["id"])
-            if isinstance(request, MapRequest):
-                self._settle(request, request.take_results(buffers))
-        elif kind == "output":
-            request = self._pending.get(header["id"]) or self._known.get(header["id"])
-            if request is not None:
-                slot = request.slot_of(header["engine"]) if isinstance(request, DirectRequest) else header["task"]
-                if slot is not None:
-                    request.take_output(slot, header["name"], str(buffers[0], "utf-8", "replace"))
-        elif kind == "failed":
-            self._finish(header["id"], from_failure(header["ename"], header["message"]), header)
-        elif kind in ("done", "status"):
-            self._finish(header["id"], None, header)
-        elif kind == "request":
-            self._fetch_answered(header)
-        elif kind == "engines":
-            self._engines_changed(header)
-        elif kind == "refused":
+        if kind == "refused":
             self._lose(header["reason"])
         elif kind == "closing":
             self._lose(f"cluster {self.cluster_id!r} has stopped: {header['reason']}")
-
-    def _settle(self, request: Request, callbacks: list[Callable[[], None]]) -> None:
-        if callbacks:
-            self._callbacks.extend(callbacks)
-        if request.done:
-            self._pending.pop(request.id, None)
-
-    def _finish(self, number: int, failure: Exception | None, header: Header) -> None:
-        request = self._pending.pop(number, None)
-        if request is not None:
-            if isinstance(request, ControlRequest):
-                request.answer = header
-            self._callbacks.extend(request.finish(failure))
-
-    def _engines_changed(self, header: Header) -> None:
-        engines = dict(self.engines)
-        for engine in header["joined"]:
-            engines[engine["id"]] = engine
-            self.gone.pop(engine["id"], None)
-        lost = {entry["id"]: entry["reason"] for entry in header["lost"]}
-        silent = {**self.silent, **{entry["id"]: entry["reason"] for entry in header.get("silent", ())}}
-        self.silent = {number: reason for number, reason in silent.items() if reason and number not in lost}
-        with self._losing:
-            self.gone = {**self.gone, **lost}
-            self.engines = {number: engine for number, engine in engines.items() if number not in lost}
-            for number in lost:
-                for request in list(self._pending.values()):
-                    if isinstance(request, DirectRequest):
-                        self._lose_engine(request, number)
-
-    def _lose_engine(self, request: DirectRequest, number: int) -> None:
-        lost = RemoteEngineError("EngineError", f"Engine {number} is gone: {self.gone[number]}", None)
-        self._settle(request, request.lose_engine(number, lost))
+        else:
+            self.registry.take(header, buffers)
 
     def _break(self, reason: str) -> None:
         """The end of a connection: the daemon makes another one. Holds the reader's lock."""
@@ -470,12 +400,9 @@ class Session:
         self._channel.shutdown()  # first, so that a sender that is blocked lets go of its lock
         with self._sending:
             self.lost = ConnectionLost(self._closing or reason)
-            self.engines = {}
+            self.registry.set_engines(())
             self._outbox.clear()
-            pending = list(self._pending.values())
-            self._pending.clear()
-        for request in pending:
-            self._callbacks.extend(request.finish(self.lost))
+        self.registry.fail(self.registry.pending.values(), self.lost)
         self._wake()
 
     # -- control -------------------------------------------------------------------------------------------------
@@ -495,7 +422,7 @@ class Session:
 
         KeyError: it does not.
         """
-        found = self._fetched.get((session, number))
+        found = self.registry.fetched.get((session, number))
         if found is None:
             request = FetchRequest(session, number)
             own = None if session == self.name else session
@@ -503,24 +430,8 @@ class Session:
             self.wait(lambda: request.done)
             if request.found is None:
                 raise request.failure or KeyError(number)
-            found = self._fetched[session, number] = request.found
+            found = self.registry.fetched[session, number] = request.found
         return found
-
-    def _fetch_answered(self, header: Header) -> None:
-        request = self._pending.get(header["id"])
-        if isinstance(request, FetchRequest):
-            found = request.take_answer(header)
-            self._known[found.id] = found
-            self._pending[found.id] = found
-            self._callbacks.extend(request.finish())
-
-    def find(self, number: int) -> Request | None:
-        """The request with this number, while it is pending or somebody holds its result."""
-        return self._pending.get(number) or self._known.get(number)
-
-    def outstanding(self) -> list[Request]:
-        """The requests for engines that are not answered yet, oldest first."""
-        return [request for request in list(self._pending.values()) if not isinstance(request, ControlRequest)]
 
     def close(self) -> None:
         """Say goodbye, end the daemon and close the connection. What is pending fails with ConnectionLost."""

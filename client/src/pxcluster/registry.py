@@ -1,0 +1,146 @@
+"""What a session has asked for and not had, and which engines there are; frames that come fill requests.
+
+No socket and no thread here. Whoever holds the session's reader's lock calls `take`; callbacks that become due are
+collected for the session to run.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+
+from .controlrequest import ControlRequest, FetchRequest
+from .error import RemoteEngineError, from_failure
+from .maprequest import MapRequest
+from .requests import DirectRequest, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from .frames import Bytes, Header
+
+
+class Registry:
+    """The requests of one session by number, and the engines of its cluster."""
+
+    def __init__(self) -> None:
+        self.pending: dict[int, Request] = {}
+        #: Requests that somebody holds the result of.
+        self._known: weakref.WeakValueDictionary[int, Request] = weakref.WeakValueDictionary()
+        #: Fetched ones, by session and number.
+        self.fetched: weakref.WeakValueDictionary[tuple[str, int], Request] = weakref.WeakValueDictionary()
+        #: Callbacks that are due.
+        self.callbacks: deque[Callable[[], None]] = deque()
+        #: The engines that are alive: id -> {"id", "host", "pid"}.
+        self.engines: dict[int, dict[str, Any]] = {}
+        #: The engines that are gone: id -> reason.
+        self.gone: dict[int, str] = {}
+        #: The engines that live and have said nothing for a while: id -> reason.
+        self.silent: dict[int, str] = {}
+        # Held while a request is registered or an engine goes, so that none waits for an engine that is gone.
+        self._losing = threading.Lock()
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def register(self, request: Request) -> None:
+        """Expect answers to `request`, which has its number."""
+        self._known[request.id] = request
+        with self._losing:
+            self.pending[request.id] = request
+            if self.gone and isinstance(request, DirectRequest):
+                # One that died since the targets were resolved will never answer.
+                for number in self.gone.keys() & set(request.targets):
+                    self._lose_engine(request, number)
+
+    def find(self, number: int) -> Request | None:
+        """The request with this number, while it is pending or somebody holds its result."""
+        return self.pending.get(number) or self._known.get(number)
+
+    def outstanding(self) -> list[Request]:
+        """The requests for engines that are not answered yet, oldest first."""
+        return [request for request in list(self.pending.values()) if not isinstance(request, ControlRequest)]
+
+    def fail(self, requests: Iterable[Request], failure: Exception) -> None:
+        """These will never be answered."""
+        for request in list(requests):
+            self.pending.pop(request.id, None)
+            self.callbacks.extend(request.finish(failure))
+
+    # -- engines -------------------------------------------------------------------------------------------------
+
+    def set_engines(self, engines: Iterable[dict[str, Any]]) -> None:
+        """These live, as the controller says at the beginning of a connection."""
+        with self._losing:
+            self.engines = {engine["id"]: engine for engine in engines}
+
+    def _engines_changed(self, header: Header) -> None:
+        engines = dict(self.engines)
+        for engine in header["joined"]:
+            engines[engine["id"]] = engine
+            self.gone.pop(engine["id"], None)
+        lost = {entry["id"]: entry["reason"] for entry in header["lost"]}
+        silent = {**self.silent, **{entry["id"]: entry["reason"] for entry in header.get("silent", ())}}
+        self.silent = {number: reason for number, reason in silent.items() if reason and number not in lost}
+        with self._losing:
+            self.gone = {**self.gone, **lost}
+            self.engines = {number: engine for number, engine in engines.items() if number not in lost}
+            for number in lost:
+                for request in list(self.pending.values()):
+                    if isinstance(request, DirectRequest):
+                        self._lose_engine(request, number)
+
+    def _lose_engine(self, request: DirectRequest, number: int) -> None:
+        lost = RemoteEngineError("EngineError", f"Engine {number} is gone: {self.gone[number]}", None)
+        self._settle(request, request.lose_engine(number, lost))
+
+    # -- frames --------------------------------------------------------------------------------------------------
+
+    def take(self, header: Header, buffers: list[Bytes]) -> None:
+        """A frame has come that is not for the session itself."""
+        kind = header["type"]
+        if kind == "reply":
+            request = self.pending.get(header["id"])
+            if isinstance(request, DirectRequest):
+                self._settle(request, request.take_reply(header, buffers))
+        elif kind == "results":
+            request = self.pending.get(header["id"])
+            if isinstance(request, MapRequest):
+                self._settle(request, request.take_results(buffers))
+        elif kind == "output":
+            request = self.find(header["id"])
+            if request is not None:
+                slot = request.slot_of(header["engine"]) if isinstance(request, DirectRequest) else header["task"]
+                if slot is not None:
+                    request.take_output(slot, header["name"], str(buffers[0], "utf-8", "replace"))
+        elif kind == "failed":
+            self._finish(header["id"], from_failure(header["ename"], header["message"]), header)
+        elif kind in ("done", "status"):
+            self._finish(header["id"], None, header)
+        elif kind == "request":
+            self._fetch_answered(header)
+        elif kind == "engines":
+            self._engines_changed(header)
+
+    def _settle(self, request: Request, callbacks: list[Callable[[], None]]) -> None:
+        if callbacks:
+            self.callbacks.extend(callbacks)
+        if request.done:
+            self.pending.pop(request.id, None)
+
+    def _finish(self, number: int, failure: Exception | None, header: Header) -> None:
+        request = self.pending.pop(number, None)
+        if request is not None:
+            if isinstance(request, ControlRequest):
+                request.answer = header
+            self.callbacks.extend(request.finish(failure))
+
+    def _fetch_answered(self, header: Header) -> None:
+        request = self.pending.get(header["id"])
+        if isinstance(request, FetchRequest):
+            found = request.take_answer(header)
+            self._known[found.id] = found
+            self.pending[found.id] = found
+            self.callbacks.extend(request.finish())
