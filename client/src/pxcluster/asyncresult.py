@@ -5,15 +5,15 @@ from __future__ import annotations
 import concurrent.futures
 import sys
 import warnings
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
 from .error import CompositeError, entry_of
-from .reply import METADATA_KEYS, Metadata
+from .reply import METADATA_KEYS
 from .requests import ABORTED
+from .resultdata import ResultData
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _IN_PROGRESS = object()
 _CONFIRMED = 0.25
 
 
-class AsyncResult(Future[Any]):
+class AsyncResult(ResultData):
     """The results of a call, one per engine or task. Made by views; it is a ``concurrent.futures.Future`` too.
 
     Times are in seconds; a timeout of None or below 0 means no limit. Index it for values (``ar[0]``), name it for
@@ -47,13 +47,10 @@ class AsyncResult(Future[Any]):
         return_exceptions: bool = False,
         parts: Sequence[tuple[Request, int]] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(requests, single, parts)
         self._client = client
-        self._requests = list(requests)
         self._fname = fname
-        self._single = single
         self._return_exceptions = return_exceptions
-        self._parts = None if parts is None else list(parts)
         self._live: LiveOutput | None = None
         self._split: tuple[AsyncResult, ...] | None = None
         self._result_cache: Any = _IN_PROGRESS
@@ -95,23 +92,6 @@ class AsyncResult(Future[Any]):
 
     def _message(self) -> str:
         return f"one or more exceptions raised in: {self._fname}"
-
-    # -- slots ---------------------------------------------------------------------------------------------------
-
-    def _slots(self) -> list[tuple[Request, int]]:
-        if self._parts is not None:
-            return self._parts
-        return [(request, slot) for request in self._requests for slot in range(request.count)]
-
-    def _all_done(self) -> bool:
-        if self._parts is not None:
-            return all(request.slot_done(slot) for request, slot in self._parts)
-        return all(request.done for request in self._requests)
-
-    def _any_failed(self) -> bool:
-        if self._parts is not None:
-            return any(request.slot_failed(slot) for request, slot in self._parts)
-        return any(request.failed() for request in self._requests)
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
@@ -370,17 +350,6 @@ class AsyncResult(Future[Any]):
     # -- what is known of it -------------------------------------------------------------------------------------
 
     @property
-    def msg_ids(self) -> list[str]:
-        """A name per engine or task, understood by Client.get_result and others."""
-        return [request.msg_id(slot) for request, slot in self._slots()]
-
-    @property
-    def metadata(self) -> Metadata | list[Metadata]:
-        """The metadata as it is now: one Metadata, or a list."""
-        everything = [request.metadata(slot) for request, slot in self._slots()]
-        return everything[0] if self._single else everything
-
-    @property
     def progress(self) -> int:
         """Number of calls or tasks that have been answered, of ``len(ar)``."""
         if not self._all_done():
@@ -397,42 +366,6 @@ class AsyncResult(Future[Any]):
     def wait_for_send(self, timeout: float | None = -1) -> bool:
         """Wait until the arguments have left this process; they have when the call returns."""
         return True
-
-    def timedelta(
-        self,
-        start: datetime | Iterable[datetime],
-        end: datetime | Iterable[datetime],
-        start_key: Callable[[Iterable[datetime]], datetime] = min,
-        end_key: Callable[[Iterable[datetime]], datetime] = max,
-    ) -> float:
-        """Seconds between two sets of times, by default from the earliest `start` to the latest `end`."""
-        first = start if isinstance(start, datetime) else start_key(start)
-        last = end if isinstance(end, datetime) else end_key(end)
-        return (last - first).total_seconds()
-
-    def _submitted(self) -> float:
-        return min((request.submitted for request in self._requests), default=0.0)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the submission, or :attr:`wall_time` when it is done."""
-        if self._all_done():
-            return self.wall_time
-        return datetime.now(UTC).timestamp() - self._submitted()
-
-    @property
-    def serial_time(self) -> float:
-        """Sum of the seconds that engines computed. TimeoutError: not ready."""
-        self._check_ready()
-        times = (request.times(slot) for request, slot in self._slots())
-        return sum(completed - started for started, completed, _ in times if started and completed)
-
-    @property
-    def wall_time(self) -> float:
-        """Seconds from the submission to the last answer. TimeoutError: not ready."""
-        self._check_ready()
-        received = [request.times(slot)[2] for request, slot in self._slots()]
-        return max((stamp for stamp in received if stamp), default=self._submitted()) - self._submitted()
 
     def _check_ready(self) -> None:
         if not self.ready():
