@@ -298,5 +298,6 @@ fn a_broadcast_goes_on_when_the_engine_dies_that_was_to_pass_it_on() {
     assert!(matches!(late.hear().0, ToClient::Engines { lost, .. } if lost.len() == 1));
     client.say(&FromClient::Shutdown { id: 4 }, vec![]);
     cluster.join_as(&Ended::WithoutTheDead);
-    assert_eq!(nanny.stream.read(&mut [0; 64]).expect("is let go"), 0);
+    assert!(matches!(nanny.hear().0, ToClient::Closing { .. }), "it is let go");
+    assert_eq!(nanny.stream.read(&mut [0; 64]).expect("and its connection closed"), 0);
 }
