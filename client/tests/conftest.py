@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import signal
+
 import pxcluster
 import pytest
 from fake_controller import FakeController
 from support import info_of
+
+# A script that runs the tests in the background makes them ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
