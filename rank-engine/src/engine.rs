@@ -5,6 +5,7 @@ mod comm;
 mod driver;
 mod interpreter;
 mod outbox;
+mod parcel;
 mod shared;
 mod vtable;
 

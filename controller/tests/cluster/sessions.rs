@@ -66,6 +66,19 @@ fn hear_reply(client: &mut Client, id: u64) -> usize {
     }
 }
 
+/// Asks for the status until the first engine has completed so many requests.
+fn watch_until_completed(client: &mut Client, requests: u64) {
+    let begun = Instant::now();
+    loop {
+        client.say(&FromClient::Status { id: 1 }, vec![]);
+        match client.hear().0 {
+            ToClient::Status(status) if status.engines[0].completed >= requests => return,
+            ToClient::Status(_) => assert!(begun.elapsed() < PATIENCE),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_client_that_lost_its_connection_gets_what_it_has_not_had_and_nothing_twice() {
     let cluster = Cluster::start(3);
@@ -141,17 +154,7 @@ fn results_of_a_client_that_is_away_wait_in_a_file_without_a_name() {
         push(&mut client, id, vec![7; MEBIBYTE]); // more than a window
     }
     let (mut watcher, _) = cluster.new_session(2);
-    let done = |watcher: &mut Client| {
-        watcher.say(&FromClient::Status { id: 1 }, vec![]);
-        match watcher.hear().0 {
-            ToClient::Status(status) => status.engines[0].completed,
-            other => panic!("{other:?}"),
-        }
-    };
-    let begun = Instant::now();
-    while done(&mut watcher) < 60 {
-        assert!(begun.elapsed() < PATIENCE);
-    }
+    watch_until_completed(&mut watcher, 60);
     assert_eq!(std::fs::read_dir(spill.path()).expect("exists").count(), 0);
     assert!(spilled_bytes(spill.path()) > 20 * MEBIBYTE as u64);
     for id in 1..=30 {
@@ -225,17 +228,7 @@ fn a_cluster_that_is_stopped_delivers_what_waits_for_clients_before_it_says_so()
         push(&mut slow, id, vec![7; MEBIBYTE]); // more than a window
     }
     let (mut other, _) = cluster.new_session(2);
-    let done = |other: &mut Client| {
-        other.say(&FromClient::Status { id: 1 }, vec![]);
-        match other.hear().0 {
-            ToClient::Status(status) => status.engines[0].completed,
-            header => panic!("{header:?}"),
-        }
-    };
-    let begun = Instant::now();
-    while done(&mut other) < 30 {
-        assert!(begun.elapsed() < PATIENCE);
-    }
+    watch_until_completed(&mut other, 30);
     other.say(&FromClient::Shutdown { id: 2 }, vec![]);
     assert!(matches!(other.hear().0, ToClient::Closing { .. }), "nothing waits for it");
     for id in 1..=30 {

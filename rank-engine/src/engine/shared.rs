@@ -4,6 +4,7 @@
 //! nobody need be woken for them.
 
 use super::outbox::{Message, Outbox};
+use super::parcel::{MalformedTasks, Parcel};
 use crate::nanny::Page;
 use bytes::{Bytes, BytesMut};
 use pxcluster_protocol::codec::offset;
@@ -67,25 +68,6 @@ enum Running {
 struct Function {
     bytes: Bytes,
     is_known: bool,
-}
-
-/// Tasks that arrived together and in a row.
-struct Parcel {
-    first: TaskIndex,
-    /// The place of the first one in the offset table.
-    at: usize,
-    offsets: Bytes,
-    items: Bytes,
-    /// How many of its tasks are neither finished nor given away.
-    left: usize,
-}
-
-impl Parcel {
-    fn item(&self, task: TaskIndex) -> Bytes {
-        let at = self.at + (task - self.first) as usize;
-        let base = offset(&self.offsets, 0);
-        self.items.slice(offset(&self.offsets, at) - base..offset(&self.offsets, at + 1) - base)
-    }
 }
 
 #[derive(Default)]
@@ -496,11 +478,6 @@ impl State {
         }
     }
 }
-
-/// Tasks whose buffers do not fit together.
-#[derive(Debug, thiserror::Error)]
-#[error("the buffers of some tasks do not fit together; are all ranks of the same pxcluster build?")]
-pub(super) struct MalformedTasks;
 
 fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
