@@ -144,6 +144,15 @@ def resident_mb(pid: int) -> float:
     raise RuntimeError(f"process {pid} has no VmRSS")
 
 
+def proportional_mb(pid: int) -> float:
+    """Memory of a process with its share of what others map, too (Pss, proc(5)): millions of bytes, 0 when it ended."""
+    try:
+        lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Pss:"))
+
+
 def wait_until(condition: Callable[[], bool], seconds: float, what: str, pause: float = 0.005) -> None:
     """Polls until the condition holds; an error that names `what` after `seconds`."""
     end = time.monotonic() + seconds

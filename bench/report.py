@@ -16,7 +16,7 @@ from measure import cores
 from rows import Row, Samples
 
 HEAD = ("what", "ours", "peer", "ratio", "must reach", "ok?")
-SOUGHT = ("pxcluster", "ipyparallel", "mpi4py")
+SOUGHT = ("pxcluster", "ipyparallel", "mpi4py", "distributed", "ray")
 
 
 def load() -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from measure import percentile
 
@@ -19,8 +19,19 @@ POOL_UNORDERED = "Pool.imap_unordered"
 BARE = "bare MPI"
 #: What one plain process does, times the cores.
 LIMIT = "limit of the cores"
+#: mpi4py's broadcast of any object, and MPI's own of a buffer.
+BCAST = "mpi4py bcast"
+RAW_BCAST = "MPI_Bcast"
+DASK = "dask"
+RAY = "ray"
+#: Two processes and a connection of Python's ssl.
+TLS = "TLS socket"
 #: No system at all.
 NOBODY = ""
+
+#: Engines of a row, and of one that moves data.
+ENGINES = 4
+DATA_ENGINES = 8
 
 #: Quartiles of a cost that are further apart than this say nothing: the machine is too busy.
 LARGEST_SPREAD = 0.3
@@ -49,6 +60,8 @@ class Spec:
     per: str | None = None
     #: Whether the figures are ratios "with" over "without" of pairs, of which 1 or more must be among the better ones.
     cost: bool = False
+    #: Engines of the clusters that are measured.
+    engines: int = ENGINES
 
     @property
     def is_required(self) -> bool:
@@ -68,6 +81,32 @@ _MAP = "map, chunksize 1, 4 engines"
 _UNEVEN = "2,000 uneven sleeps: makespan / (sum / engines)"
 _STRAGGLER = "the same, a straggler last: makespan / in-order optimum"
 _SLEEPERS = (POOL, POOL_UNORDERED, FUTURES, IPYPARALLEL)
+_PUSH = "push 100 MB to 8 engines"
+_FIRST = "the first push of 100 MB"
+_PULL = "pull 100 MB from an engine"
+_GATHER = "gather 100 MB from 8 engines"
+_MAP_ARRAYS = "map over 200 arrays of 1 MB, returned, 4 engines"
+_PUSHERS = (IPYPARALLEL, BCAST, DASK, RAY, RAW_BCAST)
+
+DATA_SPECS = [
+    Spec("data-push", _PUSH, "s", IPYPARALLEL, ratio=10),
+    Spec("data-push", "the same, beside its BroadcastView", "s", IPYPARALLEL, ratio=4, against="data-push-broadcast"),
+    Spec("data-push", _PUSH, "s", BCAST, ratio=5),
+    Spec("data-push", _PUSH, "s", DASK, ratio=1),
+    Spec("data-push", _PUSH, "s", RAY, ratio=1),
+    Spec("data-push", _PUSH, "s", RAW_BCAST, ratio=1),
+    *(Spec("data-push-first", _FIRST, "s", peer) for peer in _PUSHERS),
+    Spec("data-memory", "pushed 100 MB on 8 engines: memory / 100 MB", "x", IPYPARALLEL, bound=1.2),
+    Spec("data-pull", _PULL, "s", IPYPARALLEL, ratio=3),
+    Spec("data-pull", _PULL, "s", TLS, ratio=0.5),
+    Spec("data-pull-tls", "the same through TLS", "s", TLS, against="data-pull"),
+    Spec("data-gather", _GATHER, "s", IPYPARALLEL, ratio=3),
+    Spec("data-gather", _GATHER, "s", TLS, ratio=0.5, against="data-pull"),
+    Spec("data-gather-tls", "the same through TLS", "s", TLS, against="data-pull"),
+    Spec("data-px-idle", "%px x=1 on 4 engines, p50", "s", NOBODY),
+    Spec("data-px-pushing", "the same during a push of 1 GB to 4 others", "s", NOBODY),
+    Spec("data-px", "the second / the first", "x", NOBODY, bound=3),
+]
 
 SPECS = [
     Spec("map", _MAP, "tasks/s", IPYPARALLEL, ratio=300, more_is_better=True),
@@ -93,10 +132,13 @@ SPECS = [
     Spec("idle", "idle cluster of 4 engines", "% of a core", FUTURES, bound=1),
     Spec("start-4", "start 4 engines", "s", IPYPARALLEL, ratio=3),
     Spec("start-4", "start 4 engines", "s", BARE, ratio=1 / 1.5),
-    Spec("start-16", "start 16 engines", "s", IPYPARALLEL, ratio=3),
-    Spec("start-16", "start 16 engines", "s", BARE, ratio=1 / 1.5),
+    Spec("start-16", "start 16 engines", "s", IPYPARALLEL, ratio=3, engines=16),
+    Spec("start-16", "start 16 engines", "s", BARE, ratio=1 / 1.5, engines=16),
     Spec("memory-controller", "resident: controller", "MB", IPYPARALLEL, bound=40),
     Spec("memory-engine", "resident: engine above bare python", "MB", IPYPARALLEL, bound=25),
+    *(replace(spec, engines=DATA_ENGINES) for spec in DATA_SPECS),
+    Spec("data-map", _MAP_ARRAYS, "s", FUTURES, ratio=1),
+    Spec("data-map", _MAP_ARRAYS, "s", POOL, ratio=3),
 ]
 NAMES = list(dict.fromkeys(spec.name for spec in SPECS))
 

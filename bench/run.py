@@ -22,13 +22,42 @@ from typing import Any, NoReturn
 
 import report
 from processes import Job, MeasurementError, figures, wait_for_end
-from rows import BARE, FUTURES, IPYPARALLEL, LIMIT, NAMES, OURS, POOL, POOL_UNORDERED, SPECS, Spec, make_rows, names_of
+from rows import (
+    BARE,
+    BCAST,
+    DASK,
+    ENGINES,
+    FUTURES,
+    IPYPARALLEL,
+    LIMIT,
+    NAMES,
+    OURS,
+    POOL,
+    POOL_UNORDERED,
+    RAW_BCAST,
+    RAY,
+    SPECS,
+    TLS,
+    Spec,
+    make_rows,
+    names_of,
+)
 from session import CLUSTERS
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 
-ENGINES = 4
+#: Programs that measure a peer by themselves, with their flags; those of `RANKS` as ranks of one mpirun.
+ALONE = {
+    POOL: ["pool_peer.py"],
+    POOL_UNORDERED: ["pool_peer.py", "--unordered"],
+    LIMIT: ["limit.py"],
+    DASK: ["dask_peer.py"],
+    RAY: ["ray_peer.py"],
+    TLS: ["tls_peer.py"],
+}
+RANKS = {BCAST: ["bcast_peer.py"], RAW_BCAST: ["bcast_peer.py", "--raw"]}
+
 ALL_TASKS = 20_000
 SAMPLE_TASKS = 2_000
 #: Seconds after which a measurement of one system is given up.
@@ -48,10 +77,11 @@ class Settings:
     ipyparallel_tasks: int
     idle_seconds: float
     pairs: int
+    transfers: int
 
 
-FULL = Settings(rounds=3, calls=500, ipyparallel_tasks=ALL_TASKS, idle_seconds=20, pairs=24)
-QUICK = Settings(rounds=1, calls=100, ipyparallel_tasks=SAMPLE_TASKS, idle_seconds=10, pairs=8)
+FULL = Settings(rounds=3, calls=500, ipyparallel_tasks=ALL_TASKS, idle_seconds=20, pairs=24, transfers=7)
+QUICK = Settings(rounds=1, calls=100, ipyparallel_tasks=SAMPLE_TASKS, idle_seconds=10, pairs=8, transfers=5)
 
 
 @dataclass
@@ -87,12 +117,10 @@ class Bench:
                 found = self._bare(names, engines)
             elif system == FUTURES:
                 found = self._futures(names, engines)
-            elif system == POOL:
-                found = self._alone(system, "pool_peer.py", names, engines)
-            elif system == POOL_UNORDERED:
-                found = self._alone(system, "pool_peer.py", names, engines, "--unordered")
-            elif system == LIMIT:
-                found = self._alone(system, "limit.py", names, engines)
+            elif system in ALONE:
+                found = self._alone(system, [], ALONE[system], names, engines)
+            elif system in RANKS:
+                found = self._alone(system, ["mpirun", "-n", str(engines + 1)], RANKS[system], names, engines)
             else:
                 found = self._cluster(system, names, engines)
         except (MeasurementError, OSError) as error:
@@ -125,6 +153,7 @@ class Bench:
             "calls": self.settings.calls,
             "tasks": tasks,
             "pairs": self.settings.pairs,
+            "transfers": self.settings.transfers,
             "idle-seconds": self.settings.idle_seconds,
         }
         return [f"--{name}={value}" for name, value in sizes.items()]
@@ -159,8 +188,12 @@ class Bench:
         with Job(command, self._measuring, self.directory / "futures.log") as job:
             return self._read(FUTURES, job)
 
-    def _alone(self, system: str, program: str, names: list[str], engines: int, *flags: str) -> dict[str, Any]:
-        command = [sys.executable, str(HERE / "peers" / program), *self._sizes(names, engines, ALL_TASKS), *flags]
+    def _alone(
+        self, system: str, launcher: list[str], program: list[str], names: list[str], engines: int
+    ) -> dict[str, Any]:
+        name, *flags = program
+        command = [*launcher, sys.executable, str(HERE / "peers" / name), *flags]
+        command += self._sizes(names, engines, ALL_TASKS)
         with Job(command, self._measuring, self.directory / "alone.log") as job:
             return self._read(system, job)
 
@@ -196,9 +229,10 @@ class Bench:
 
     def run(self, names: list[str]) -> None:
         """All rounds, each with another system first."""
-        systems = [IPYPARALLEL, FUTURES, POOL, POOL_UNORDERED, LIMIT, BARE, OURS]
+        systems = [IPYPARALLEL, FUTURES, *ALONE, *RANKS, BARE, OURS]
         for system in CLUSTERS:  # no start pays for reading the files for the first time
             subprocess.run([sys.executable, "-c", f"import {system}"], capture_output=True, check=False)
+        engines_of = {spec.name: spec.engines for spec in SPECS}
         once = {"idle", *names_of("million")}
         nannies = [name for name in names if name in names_of("nanny")]
         names = [name for name in names if name not in nannies]
@@ -207,8 +241,8 @@ class Bench:
             now = [name for name in names if number == 0 or name not in once]
             for step in range(len(systems)):
                 system = systems[(number + step) % len(systems)]
-                self.measure(system, [name for name in now if name != "start-16"], ENGINES)
-                self.measure(system, [name for name in now if name == "start-16"], 16)
+                for engines in sorted(set(engines_of.values())):
+                    self.measure(system, [name for name in now if engines_of[name] == engines], engines)
         if nannies:
             self.compare_nannies(nannies)
 

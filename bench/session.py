@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clusters import Cluster
+from data import data
 from durations import uneven, with_straggler
 from measure import (
     idle_percent,
@@ -30,6 +31,7 @@ from measure import (
 )
 from million import million
 from ours import PxCluster
+from payload import map_seconds
 from peers.ipyparallel_peer import IPyParallel
 
 CLUSTERS: dict[str, Cluster] = {cluster.module: cluster for cluster in (PxCluster(), IPyParallel())}
@@ -59,6 +61,12 @@ def connect(module: Any, connection_file: Path, engines: int) -> Any:
             time.sleep(0.02)
     wait_until(lambda: len(client.ids) == engines, START_TIMEOUT, f"{engines} engines")
     return client
+
+
+def connect_by_tls(cluster: Cluster, directory: Path) -> Any:
+    """A client as on another machine, where the socket file in the connection file is not."""
+    content = json.loads(cluster.connection_file(directory).read_text())
+    return importlib.import_module(cluster.module).Client({**content, "socket": ""}, timeout=START_TIMEOUT)
 
 
 def interpreter_mb() -> float:
@@ -130,10 +138,18 @@ def measure(client: Any, rows: list[str], options: argparse.Namespace) -> Iterat
                 options.pairs,
             ),
         )
+    cluster = CLUSTERS[options.system]
     if any(row.startswith("million-") for row in rows):
         list(run_map(options.tasks))
-        cluster = CLUSTERS[options.system]
         yield from million(run_map, cluster.controller(marked_processes(options.mark)))
+    if "data-map" in rows:
+        # The function is of this program, so that it travels as code.
+        yield (
+            "data-map",
+            map_seconds(lambda arrays: balanced.map(lambda a: a + 1, arrays, block=True), options.transfers),
+        )
+    if any(row.startswith("data-") for row in rows):
+        yield from data(client, lambda: connect_by_tls(cluster, options.directory), rows, options)
 
 
 def main() -> None:
@@ -148,6 +164,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, required=True)
     parser.add_argument("--tasks", type=int, required=True)
     parser.add_argument("--sample", type=int, required=True, help="tasks of the first map")
+    parser.add_argument("--transfers", type=int, required=True, help="most repetitions where arrays are moved")
     parser.add_argument("--pairs", type=int, required=True, help="pairs of measurements where two are compared")
     parser.add_argument("--idle-seconds", type=float, required=True)
     options = parser.parse_args()

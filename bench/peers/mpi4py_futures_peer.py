@@ -10,16 +10,23 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from durations import uneven, with_straggler
 from measure import MARK, idle_percent, latency, makespan, rate
 from mpi4py import MPI
 from mpi4py.futures import MPIPoolExecutor
+from payload import map_seconds
 
 
 def same(x: int) -> int:
     """The task of the map: lambdas do not travel here."""
     return x
+
+
+def increased(array: Any) -> Any:
+    """The task of the map of arrays."""
+    return array + 1
 
 
 def nothing() -> None:
@@ -33,6 +40,7 @@ def main() -> None:
     parser.add_argument("--engines", type=int, required=True)
     parser.add_argument("--calls", type=int, required=True)
     parser.add_argument("--tasks", type=int, required=True)
+    parser.add_argument("--transfers", type=int, required=True)
     parser.add_argument("--idle-seconds", type=float, required=True)
     options, _ = parser.parse_known_args()
     rows = options.rows.split(",")
@@ -58,6 +66,10 @@ def main() -> None:
             figures["uneven"] = makespan(lambda: executor.map(time.sleep, uneven(), chunksize=1))
         if "straggler" in rows:
             figures["straggler"] = makespan(lambda: executor.map(time.sleep, with_straggler(uneven()), chunksize=1))
+        if "data-map" in rows:
+            figures["data-map"] = map_seconds(
+                lambda arrays: executor.map(increased, arrays, chunksize=1), options.transfers
+            )
     print(json.dumps(figures), flush=True)
 
 

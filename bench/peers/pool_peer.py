@@ -10,14 +10,21 @@ import json
 import time
 from collections.abc import Iterable
 from multiprocessing import Pool
+from typing import Any
 
 from durations import uneven, with_straggler
 from measure import makespan, rate
+from payload import map_seconds
 
 
 def same(x: int) -> int:
     """The task of the map."""
     return x
+
+
+def increased(array: Any) -> Any:
+    """The task of the map of arrays."""
+    return array + 1
 
 
 def main() -> None:
@@ -26,6 +33,7 @@ def main() -> None:
     parser.add_argument("--rows", required=True, help="names with commas between")
     parser.add_argument("--engines", type=int, required=True)
     parser.add_argument("--tasks", type=int, required=True)
+    parser.add_argument("--transfers", type=int, required=True)
     parser.add_argument("--unordered", action="store_true")
     options, _ = parser.parse_known_args()
     rows = options.rows.split(",")
@@ -43,6 +51,8 @@ def main() -> None:
             figures["uneven"] = makespan(lambda: run(time.sleep, uneven(), chunksize=1))
         if "straggler" in rows:
             figures["straggler"] = makespan(lambda: run(time.sleep, with_straggler(uneven()), chunksize=1))
+        if "data-map" in rows:
+            figures["data-map"] = map_seconds(lambda arrays: run(increased, arrays, chunksize=1), options.transfers)
     print(json.dumps(figures), flush=True)
 
 
