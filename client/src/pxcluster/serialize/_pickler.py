@@ -12,6 +12,7 @@ import pickle
 import sys
 from types import CellType, FunctionType, MethodType
 
+from ._arrays import reduce_array
 from ._functions import importable, make_cell, reduce_cell, reduce_function
 
 TYPE_CHECKING = False
@@ -73,6 +74,9 @@ class LightPickler(pickle.Pickler):
         if issubclass(kind, type):
             if not (importable(obj) or obj in _SINGLETON_TYPES):
                 raise NeedsCloudpickle
+        elif kind.__module__ == "numpy":
+            if kind.__name__ == "ndarray":
+                return reduce_array(obj)
         elif kind.__module__ == "typing":  # TypeVar and its like: pickle would look for them in __main__
             raise NeedsCloudpickle
         return NotImplemented
@@ -96,6 +100,8 @@ def _full_pickler() -> type[Any]:
                     return self._rule.reduce(obj)
             elif kind is CellType:
                 return self._rule.reduce_cell(obj)
+            elif kind.__module__ == "numpy" and kind.__name__ == "ndarray":
+                return reduce_array(obj)
             return super().reducer_override(obj)
 
     return FullPickler
