@@ -17,27 +17,28 @@ def is_array(obj: object) -> bool:
     return numpy is not None and isinstance(obj, numpy.ndarray)
 
 
+def only(part: Any) -> Any:
+    """The element of a part of one; of a table its row."""
+    return getattr(part, "iloc", part)[0]
+
+
 class Block:
     """Contiguous parts; the first ones get the remainder."""
 
     def part(self, seq: Any, index: int, parts: int, length: int) -> Any:
-        """Part `index` of `parts` of the first `length` items of `seq`."""
+        """Part `index` of `parts` of the first `length` items of `seq`; tables (pandas) are cut by position."""
         size, rest = divmod(length, parts)
         low = index * size + min(index, rest)
-        high = low + size + (index < rest)
-        try:
-            return seq[low:high]
-        except TypeError:
-            return list(islice(seq, low, high))
+        return _cut(seq, slice(low, low + size + (index < rest)))
 
     def join(self, parts: Sequence[Any]) -> Any:
-        """The inverse of :meth:`part`; a list of scalars stays as it is."""
+        """The inverse of :meth:`part`; a list of other things than arrays, lists and tuples stays as it is."""
         if not parts:
             return []
-        if is_array(parts[0]):
-            return sys.modules["numpy"].concatenate(parts)
+        if is_array(parts[0]) and parts[0].ndim:
+            return _concatenated(parts)
         if isinstance(parts[0], list | tuple):
-            return list(chain.from_iterable(parts))
+            return list(chain.from_iterable(map(_row, parts)))
         return list(parts)
 
 
@@ -45,25 +46,63 @@ class RoundRobin(Block):
     """Item i goes to part i modulo the number of parts."""
 
     def part(self, seq: Any, index: int, parts: int, length: int) -> Any:
-        try:
-            return seq[index:length:parts]
-        except TypeError:
-            return list(islice(seq, index, length, parts))
+        return _cut(seq, slice(index, length, parts))
 
     def join(self, parts: Sequence[Any]) -> Any:
         if not parts:
             return []
-        if is_array(parts[0]):
-            numpy = sys.modules["numpy"]
-            whole = numpy.empty((sum(len(part) for part in parts), *parts[0].shape[1:]), parts[0].dtype)
-            for index, part in enumerate(parts):
-                whole[index :: len(parts)] = part
-            return whole
+        if is_array(parts[0]) and parts[0].ndim:
+            return _interleaved(parts)
         if isinstance(parts[0], list | tuple):
-            return [part[row] for row in range(len(parts[0])) for part in parts if row < len(part)]
+            rows = [_row(part) for part in parts]
+            return [row[at] for at in range(max(map(len, rows))) for row in rows if at < len(row)]
         return list(parts)
 
 
 def distribution(dist: str) -> Block:
     """``'b'``: contiguous, ``'r'``: round robin. KeyError for others."""
     return {"b": Block, "r": RoundRobin}[dist]()
+
+
+def _cut(seq: Any, where: slice) -> Any:
+    try:
+        return getattr(seq, "iloc", seq)[where]
+    except TypeError:
+        return list(islice(seq, where.start, where.stop, where.step))
+
+
+def _row(part: Any) -> Sequence[Any]:
+    """A part as a sequence; scattering with `flatten` made those of one element that element."""
+    return part if isinstance(part, list | tuple) else (part,)
+
+
+def _rows_of(parts: Sequence[Any]) -> list[Any]:
+    """Arrays of one number of dimensions; those that `flatten` made an element are parts of one row again."""
+    numpy = sys.modules["numpy"]
+    arrays = [numpy.asanyarray(part) for part in parts]
+    return [part[None] if part.ndim == arrays[0].ndim - 1 else part for part in arrays]
+
+
+def _concatenated(parts: Sequence[Any]) -> Any:
+    """Arrays one after the other, each copied once."""
+    numpy = sys.modules["numpy"]
+    rows = _rows_of(parts)
+    masked = any(isinstance(part, numpy.ma.MaskedArray) for part in rows)
+    return (numpy.ma if masked else numpy).concatenate(rows)
+
+
+def _interleaved(parts: Sequence[Any]) -> Any:
+    """Arrays whose rows take turns, each copied once if they are as long as :meth:`RoundRobin.part` makes them."""
+    numpy = sys.modules["numpy"]
+    rows = _rows_of(parts)
+    plain = all(type(part) is numpy.ndarray and part.shape[1:] == rows[0].shape[1:] for part in rows)
+    lengths = [len(part) for part in rows]
+    total = sum(lengths)
+    if plain and lengths == [len(range(index, total, len(rows))) for index in range(len(rows))]:
+        whole = numpy.empty((total, *rows[0].shape[1:]), numpy.result_type(*rows))
+        for index, part in enumerate(rows):
+            whole[index :: len(rows)] = part
+        return whole
+    places = [(at, index) for index, length in enumerate(lengths) for at in range(length)]
+    order = sorted(range(total), key=places.__getitem__)
+    return _concatenated(rows)[order]
