@@ -187,6 +187,23 @@ def test_wait_interactive_counts_items(lbv, capsys):
     assert "len: 100%" in capsys.readouterr().out.replace("\r", "\n")
 
 
+def test_wait_interactive_counts_engines_of_direct_calls(dv, controller, capsys):
+    result = dv.push({"a": 1})
+    result.wait_interactive()
+    shown = capsys.readouterr().out.replace("\r", "\n")
+    assert "_push: 100%" in shown
+    assert "4/4" in shown
+    assert "engines/s" in shown
+    controller.hold.set()
+    waiting = dv.scatter("b", range(8))
+    waiting.wait_interactive(interval=0.01, timeout=0.02)
+    assert "scatter:   0%|          | 0/4" in capsys.readouterr().out
+    controller.release()
+    assert waiting.get() == [None] * 4
+    dv.map_async(len, ["a"] * 6).wait_interactive()
+    assert "6/6" in capsys.readouterr().out
+
+
 def test_threads_share_a_client(rc, dv, lbv):
     wrong = []
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from .error import CompositeError, entry_of
 from .reply import METADATA_KEYS
-from .requests import ABORTED
+from .requests import ABORTED, DirectRequest
 from .resultdata import ResultData
 
 TYPE_CHECKING = False
@@ -423,13 +423,18 @@ class AsyncResult(ResultData):
         widget: bool | None = None,
         return_when: str | None = ALL_COMPLETED,
     ) -> None:
-        """Wait with a progress bar, updated every `interval` seconds; `widget`: None finds out what works here."""
+        """Wait with a progress bar of tasks, or of the engines that have answered a direct call.
+
+        It is updated every `interval` seconds; `widget`: None finds out what works here.
+        """
         from .progress import progress
 
         limit = _limit(timeout)
         deadline = None if limit is None else monotonic() + limit
         enough = self._all_done if return_when in (None, ALL_COMPLETED) else lambda: self._enough(str(return_when))
-        bar = progress(widget=widget, total=len(self), unit="tasks", desc=self._fname)
+        total = len(self)
+        direct = total == len(self._slots()) and all(isinstance(request, DirectRequest) for request in self._requests)
+        bar = progress(widget=widget, total=total, unit="engines" if direct else "tasks", desc=self._fname)
         try:
             while not self._wait_until(enough, interval) and (deadline is None or monotonic() <= deadline):
                 bar.update(self.progress - bar.n)
