@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from measure import latency, marked_processes, percentile, proportional_mb
-from payload import SIZE, check_sums, make_array, repeat, timed_push
+from payload import SIZE, WARM_UP, check_sums, make_array, repeat, timed_push
 
 PUSHER = Path(__file__).resolve().parent / "pusher.py"
 #: Seconds that a cluster gets to give back what it needed for a moment.
@@ -58,9 +58,9 @@ def pushes(client: Any, rows: list[str], options: Namespace) -> Iterator[tuple[s
     time.sleep(SETTLE)
     yield "data-memory", (cluster_mb(options.mark) - before) * 1e6 / SIZE
     if "data-push" in rows:
-        yield "data-push", repeat(timed(every), most=options.transfers)
+        yield "data-push", repeat(timed(every), most=options.transfers, warm_up=WARM_UP)
         broadcast = client.broadcast_view()
-        yield "data-push-broadcast", repeat(timed(broadcast), most=options.transfers)
+        yield "data-push-broadcast", repeat(timed(broadcast), most=options.transfers, warm_up=WARM_UP)
 
 
 def timed_fetch(fetch: Callable[[], Any], number: int) -> float:

@@ -16,6 +16,12 @@ SIZE = 100_000_000
 #: Arrays of a map, and the bytes of each.
 MAP_ARRAYS = 200
 MAP_SIZE = 1_000_000
+#: Pushes until a system uses memory again that it had before: ray, which keeps `RAY_STORE` bytes, from the fourth.
+WARM_UP = 4
+RAY_STORE = 5 * SIZE
+#: Seconds of transfers, to warm up and then to be counted.
+WARM_UP_BUDGET = 2.0
+BUDGET = 5.0
 
 
 def make_array(size: int = SIZE) -> Any:
@@ -51,12 +57,18 @@ def timed_push(
     return seconds
 
 
-def repeat(call: Callable[[int], float], *, most: int, budget: float = 8.0) -> float:
-    """Median of the seconds that `call(1)`, `call(2)`, … return: up to `most` calls, no new one after `budget`."""
-    seconds: list[float] = []
-    end = time.perf_counter() + budget
-    while not seconds or (len(seconds) < most and time.perf_counter() < end):
-        seconds.append(call(len(seconds) + 1))
+def repeat(call: Callable[[int], float], *, most: int, warm_up: int = 0) -> float:
+    """Median of the seconds that `call(1)`, `call(2)`, … return, after up to `warm_up` calls that do not count.
+
+    Both end early when their seconds together reach a budget, which all ranks of an MPI program find at the same call
+    if their seconds are the same.
+    """
+    number = 0
+    for limit, budget in ((warm_up, WARM_UP_BUDGET), (most, BUDGET)):
+        seconds: list[float] = []
+        while len(seconds) < limit and sum(seconds) < budget:
+            number += 1
+            seconds.append(call(number))
     return percentile(seconds, 0.5)
 
 
@@ -69,7 +81,7 @@ def push_figures(
     def call(number: int) -> float:
         return timed_push(array, number, lambda: push(array), sums, engines)
 
-    return {"data-push-first": call(0), "data-push": repeat(call, most=transfers)}
+    return {"data-push-first": call(0), "data-push": repeat(call, most=transfers, warm_up=WARM_UP)}
 
 
 def map_seconds(run_map: Callable[[Sequence[Any]], Iterable[Any]], transfers: int) -> float:

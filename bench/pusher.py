@@ -19,6 +19,8 @@ from session import CLUSTERS, connect
 
 SIZE = 1_000_000_000
 PUSHES = 3
+#: No push begins after so many seconds of pushing.
+BUDGET = 4.0
 
 
 def main() -> None:
@@ -39,11 +41,16 @@ def main() -> None:
     view.execute("import numpy", block=True)
     print("ready", flush=True)
     sys.stdin.read()
+    spent = 0.0
     for number in range(PUSHES):
+        if spent > BUDGET:
+            break
         array[0] = number
         begin = time.perf_counter()
         view.push({"big": array}, block=True)
-        print(json.dumps([begin, time.perf_counter()]), flush=True)
+        end = time.perf_counter()
+        print(json.dumps([begin, end]), flush=True)
+        spent += end - begin
         check_sums(sums(None), number, options.engines - options.first, SIZE)
     view.execute("del big", block=True)
     client.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from payload import SIZE, check_sums, make_array, repeat
+from payload import SIZE, WARM_UP, check_sums, make_array, repeat
 
 
 def main() -> None:
@@ -52,13 +52,11 @@ def main() -> None:
         sums = comm.gather(float(received.sum()))
         if sums is not None:
             check_sums(sums, number, ranks)
-        # All ranks must come to the same end of the repetitions.
+        # The same for all ranks, so that they end together.
         agreed: float = comm.bcast(seconds)
         return agreed
 
-    first = call(0)
-    # Without a budget: the ranks' clocks would not run out together.
-    figures = {"data-push-first": first, "data-push": repeat(call, most=options.transfers, budget=float("inf"))}
+    figures = {"data-push-first": call(0), "data-push": repeat(call, most=options.transfers, warm_up=WARM_UP)}
     if array is not None:
         print(json.dumps(figures), flush=True)
 

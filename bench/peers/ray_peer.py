@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import ray
-from payload import SIZE, make_array, push_figures
+from payload import RAY_STORE, make_array, push_figures
 
 
 class Keeper:
@@ -39,7 +39,7 @@ def main() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         num_cpus=options.engines,
-        object_store_memory=20 * SIZE,
+        object_store_memory=RAY_STORE,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
