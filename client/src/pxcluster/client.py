@@ -10,6 +10,7 @@ from typing import Any
 from . import connection, error
 from .requests import DirectRequest
 from .session import Session
+from .shared import Keeper, Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Client:
             shown = "(given as a dict)"
         info = self._info
         self._session = Session(lambda seconds: connection.connect(info, shown, seconds), info["key"], timeout, resume)
+        self._keeper = Keeper(self._session)
         self._requests: list[tuple[int, int]] = []
         #: Engines of direct calls on several of them, where they are not 0, 1, 2, …
         self._targets: dict[int, Sequence[int]] = {}
@@ -208,6 +210,13 @@ class Client:
         view.block = True
         view.activate(suffix)
         return view
+
+    def put(self, obj: Any) -> Shared:
+        """Send `obj` once to every engine; the handle that is returned at once stands for it in whatever is called.
+
+        Not in ipyparallel. Where it cannot be loaded, calls that use it raise the reason. Raises SerializationError.
+        """
+        return Shared(self, self._keeper.put(obj, self._resolve(None)))
 
     # -- waiting -------------------------------------------------------------------------------------------------
 

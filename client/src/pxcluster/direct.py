@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from . import serialize
-from .partition import distribution
+from .partition import distribution, only
 from .requests import DirectRequest
+from .shared import Mentions
 from .view import View, name_of
 
 TYPE_CHECKING = False
@@ -39,10 +40,19 @@ class DirectView(View):
         return self.client._resolve(targets), isinstance(targets, int)
 
     def _send(
-        self, name: str, kind: str, body: Sequence[Bytes], engines: list[int], watch: bool = True, single: bool = False
+        self,
+        name: str,
+        kind: str,
+        body: Sequence[Bytes],
+        engines: list[int],
+        watch: bool = True,
+        single: bool = False,
+        mentions: Mentions | None = None,
     ) -> tuple[DirectRequest, AsyncResult | None]:
         """Submit a direct request; with an AsyncResult, unless nobody will see one."""
         request = DirectRequest(name, kind, engines, self.label)
+        if mentions is not None:
+            mentions.hold_for(request)
         result = None
         if watch:
             from .asyncresult import AsyncResult
@@ -60,18 +70,19 @@ class DirectView(View):
 
     def _call(self, name: str, kind: str, content: Any, targets: Any, block: bool | None) -> Any:
         """A request of one body for all targets: its result if `block`, otherwise an AsyncResult."""
-        body = serialize.dumps(content)
+        with Mentions() as mentions:
+            body = serialize.dumps(content)
         engines, single = self._resolve(targets)
         if not (self.block if block is None else block):
-            return self._send(name, kind, body, engines, single=single)[1]
+            return self._send(name, kind, body, engines, single=single, mentions=mentions)[1]
         if single:
-            request = self._send(name, kind, body, engines, watch=False)[0]
+            request = self._send(name, kind, body, engines, watch=False, mentions=mentions)[0]
             self.client._session.wait(lambda: request.done)
             succeeded, value = request.outcome(0)
             if not succeeded:
                 raise value.with_traceback(None)
             return value
-        result = self._send(name, kind, body, engines)[1]
+        result = self._send(name, kind, body, engines, mentions=mentions)[1]
         assert result is not None
         return result.get()
 
@@ -174,11 +185,12 @@ class DirectView(View):
         engines = self._resolve(targets)[0]
         cut, length = distribution(dist), len(seq)
         bodies = []
-        for index in range(len(engines)):
-            part = cut.part(seq, index, len(engines), length)
-            bodies.append(serialize.dumps({key: part[0] if flatten and len(part) == 1 else part}))
+        with Mentions() as mentions:
+            for index in range(len(engines)):
+                part = cut.part(seq, index, len(engines), length)
+                bodies.append(serialize.dumps({key: only(part) if flatten and len(part) == 1 else part}))
         requests = [
-            self._send("scatter", "push", body, [engine], watch=False)[0]
+            self._send("scatter", "push", body, [engine], watch=False, mentions=mentions)[0]
             for engine, body in zip(engines, bodies, strict=True)
         ]
         result = AsyncResult(self.client, requests, fname="scatter")._watch()
@@ -239,14 +251,17 @@ class DirectView(View):
         engines = self._resolve(None)[0]
         cut = distribution(dist)
         calls: list[tuple[int, int, list[bytes | memoryview]]] = []
-        for index, engine in enumerate(engines):
-            parts = tuple(cut.part(seq, index, len(engines), length) for seq in sequences)
-            size = min(map(len, parts))
-            if size:
-                content: tuple[Any, ...] = (map_part, (f, *parts), {}) if each else (f, parts, {})
-                calls.append((engine, size, serialize.dumps(content)))
+        with Mentions() as mentions:
+            for index, engine in enumerate(engines):
+                parts = tuple(cut.part(seq, index, len(engines), length) for seq in sequences)
+                size = min(map(len, parts))
+                if size:
+                    content: tuple[Any, ...] = (map_part, (f, *parts), {}) if each else (f, parts, {})
+                    calls.append((engine, size, serialize.dumps(content)))
         name = name_of(f)
-        requests = [self._send(name, "apply", body, [engine], watch=False)[0] for engine, _, body in calls]
+        requests = [
+            self._send(name, "apply", body, [engine], watch=False, mentions=mentions)[0] for engine, _, body in calls
+        ]
         for request in requests:
             request.label = self.label if label is None else label
         return AsyncMapResult(

@@ -8,8 +8,8 @@ from time import monotonic
 from typing import Any
 
 from . import serialize
-from .loadbalanced import pack_function
 from .maprequest import MapRequest
+from .shared import Mentions
 from .view import name_of
 
 TYPE_CHECKING = False
@@ -79,7 +79,10 @@ class LazyMapIterator:
         self._view = view
         self._name = name_of(f)
         self._star = len(sequences) > 1
-        self._function = pack_function(f, self._name, star=self._star)
+        #: What the function mentions, until the last inputs are taken; each request holds it as well.
+        self._mentions = Mentions()
+        with self._mentions:
+            self._function = view._packer(self._mentions).pack(f, self._name, star=self._star)
         self._inputs = zip(*sequences, strict=False) if self._star else iter(sequences[0])
         self._ordered = ordered
         self._growing = limit is None
@@ -104,6 +107,7 @@ class LazyMapIterator:
     def cancel(self) -> None:
         """Take no more inputs; results of what has been sent still come."""
         self._exhausted = True
+        self._mentions.leases = []
 
     def _may_take(self) -> bool:
         return not self._exhausted and self._unanswered < self._limit and self._bytes < MOST_BYTES
@@ -118,22 +122,25 @@ class LazyMapIterator:
         offsets = array("Q", (0,))
         room, room_bytes = self._limit - self._unanswered, MOST_BYTES - self._bytes
         deadline = monotonic() + _FILL
+        mentions = Mentions()
+        mentions.leases += self._mentions.leases
         try:
-            while len(offsets) <= room and len(packed) < room_bytes:
-                packed += dumps(next(self._inputs))
-                offsets.append(len(packed))
-                if monotonic() > deadline:
-                    break
+            with mentions:
+                while len(offsets) <= room and len(packed) < room_bytes:
+                    packed += dumps(next(self._inputs))
+                    offsets.append(len(packed))
+                    if monotonic() > deadline:
+                        break
         except StopIteration:
-            self._exhausted = True
+            self.cancel()
         except Exception as problem:
-            self._exhausted = True
+            self.cancel()
             self._problem = problem
         count = len(offsets) - 1
         if count == 0:
             return
         request = MapRequest(self._name, count)
-        self._view._submit(request, self._function, offsets, packed, self._options)
+        self._view._submit(request, self._function, offsets, packed, mentions, self._options)
         self._chunks.append(_Chunk(request, offsets))
         self._unanswered += count
         self._bytes += len(packed)

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from array import array
-from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
-from . import serialize
 from .dependency import dependency_of, needs
 from .maprequest import MapRequest
+from .packing import FunctionPacker, KeywordCall, Repeated, pack
+from .shared import Mentions
 from .view import View, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .mapresult import AsyncMapResult
-
-#: Items that are looked at together, when they are packed.
-_BLOCK = 1024
-
-
-class KeywordCall:
-    """A function and its keyword arguments, to be called with the positional ones."""
-
-    def __init__(self, function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-        self.function = function
-        self.kwargs = kwargs
-
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*args, **self.kwargs)
 
 
 class Options(NamedTuple):
@@ -83,11 +69,21 @@ class LoadBalancedView(View):
             header["timeout"] = float(self.timeout)
         return Options(header, **named)
 
+    def _packer(self, mentions: Mentions) -> FunctionPacker:
+        return FunctionPacker(self.client._keeper, lambda: self.client._resolve(self.targets), mentions)
+
     def _submit(
-        self, request: MapRequest, function: bytes, offsets: array[int], items: Any, options: Options | None = None
+        self,
+        request: MapRequest,
+        function: bytes,
+        offsets: array[int],
+        items: Any,
+        mentions: Mentions,
+        options: Options | None = None,
     ) -> None:
         """Send a map of tasks that are packed already; `options` None: as the flags are now."""
         self.client._some_engines()
+        mentions.hold_for(request)
         options = options or self._options()
         header: dict[str, Any] = {"type": "map", "id": 0, "tasks": request.count, **options.header}
         request.label = header["label"] = header["label"] if request.label is None else request.label
@@ -97,11 +93,12 @@ class LoadBalancedView(View):
 
     def _apply(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], block: bool) -> Any:
         name = name_of(f)
-        function = pack_function(KeywordCall(f, kwargs) if kwargs else f, name, star=True)
         request = MapRequest(name, 1)
-        offsets, items = pack([args])
+        with Mentions() as mentions:
+            function = self._packer(mentions).pack(KeywordCall(f, kwargs) if kwargs else f, name, request, star=True)
+            offsets, items = pack([args])
         if block:
-            self._submit(request, function, offsets, items)
+            self._submit(request, function, offsets, items, mentions)
             self.client._session.wait(lambda: request.done)
             succeeded, value = request.outcome(0)
             if not succeeded:
@@ -110,7 +107,7 @@ class LoadBalancedView(View):
         from .asyncresult import AsyncResult
 
         result = AsyncResult(self.client, [request], fname=name, single=True)._watch()
-        self._submit(request, function, offsets, items)
+        self._submit(request, function, offsets, items, mentions)
         return result
 
     # -- maps ----------------------------------------------------------------------------------------------------
@@ -153,19 +150,25 @@ class LoadBalancedView(View):
         from .mapresult import AsyncMapResult
 
         sizes: list[int] | None = None
-        if chunksize != 1:
-            if chunksize < 1:
-                raise ValueError(f"chunksize must be at least 1, not {chunksize}")
-            known = list(items)
-            items = [known[start : start + chunksize] for start in range(0, len(known), chunksize)]
-            sizes = [len(chunk) for chunk in items]
-        offsets, packed = pack(items)
-        count = len(offsets) - 1
-        if count == 0:
-            return []
         name = name_of(f)
-        function = pack_function(f, name, star=star, chunked=sizes is not None)
-        request = MapRequest(name, count, label)
+        client = self.client
+        repeated = Repeated(lambda value: client._keeper.put(value, client._resolve(self.targets), private=True))
+        with Mentions() as mentions:
+            if chunksize != 1:
+                if chunksize < 1:
+                    raise ValueError(f"chunksize must be at least 1, not {chunksize}")
+                known = repeated.replaced(list(items))
+                items = [known[start : start + chunksize] for start in range(0, len(known), chunksize)]
+                sizes = [len(chunk) for chunk in items]
+                offsets, packed = pack(items)
+            else:
+                offsets, packed = pack(items, repeated)
+            count = len(offsets) - 1
+            if count == 0:
+                return []
+            request = MapRequest(name, count, label)
+            task = request if count == 1 else None
+            function = self._packer(mentions).pack(f, name, task, star=star, chunked=sizes is not None)
         result = AsyncMapResult(
             self.client,
             [request],
@@ -175,7 +178,7 @@ class LoadBalancedView(View):
             sizes=sizes,
             join=join,
         )._watch()
-        self._submit(request, function, offsets, packed)
+        self._submit(request, function, offsets, packed, mentions)
         return result
 
     def imap(
@@ -204,24 +207,3 @@ class LoadBalancedView(View):
     def register_joblib_backend(self, name: str = "ipyparallel", make_default: bool = False) -> None:
         """Let joblib use this view: not supported yet."""
         raise NotImplementedError("the joblib backend is not supported yet: use view.map or view.executor")
-
-
-def pack_function(f: Any, name: str, star: bool = False, chunked: bool = False) -> bytes:
-    """The first buffer of a map. Raises SerializationError."""
-    return serialize.dumps_task({"function": f, "star": star, "chunked": chunked, "name": name})
-
-
-def pack(items: Iterable[Any]) -> tuple[array[int], bytearray]:
-    """Pickle each item: the offsets (u64[n + 1], bytes) and the items back to back. Raises SerializationError."""
-    packed = bytearray()
-    offsets = array("Q", (0,))
-    source = iter(items)
-    while block := list(islice(source, _BLOCK)):
-        if pickles := serialize.dumps_numbers(block):
-            offsets.extend(islice(accumulate(map(len, pickles), initial=len(packed)), 1, None))
-            packed += b"".join(pickles)
-        else:  # they may be large: none is held twice
-            for item in block:
-                packed += serialize.dumps_task(item)
-                offsets.append(len(packed))
-    return offsets, packed

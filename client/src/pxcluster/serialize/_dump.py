@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from itertools import chain
 from pickle import dumps as _c_dumps
 
 from . import _pickler
@@ -25,6 +26,7 @@ _all_plain = _PLAIN.issuperset
 #: Those of them that :func:`pickle.dumps` may be given without looking at the values.
 NUMBERS: set[type] = _PLAIN - {str, bytes}
 _all_numbers = NUMBERS.issuperset
+_all_nested = {tuple, list}.issuperset
 
 _dumper: Dumper = _pickler.dump
 
@@ -74,8 +76,12 @@ def dumps_task(obj: Any) -> bytes:
 
 
 def dumps_numbers(objs: Sequence[Any]) -> list[bytes] | None:
-    """:func:`dumps_task` of each, in a third of the time, if all of them are numbers; else None."""
-    return [_c_dumps(obj, 5) for obj in objs] if _all_numbers(map(type, objs)) else None
+    """:func:`dumps_task` of each, in a third of the time, if all are numbers or tuples or lists of those; else None."""
+    if _all_numbers(map(type, objs)) or (
+        _all_nested(map(type, objs)) and _all_numbers(map(type, chain.from_iterable(objs)))
+    ):
+        return [_c_dumps(obj, 5) for obj in objs]
+    return None
 
 
 def _is_number_of_numpy(kind: type) -> bool:
