@@ -69,6 +69,16 @@ def test_a_handle_stands_for_the_object_everywhere(rc, dv, lbv):
     assert handle._lease.key.startswith(rc.session_name + "/")
 
 
+def test_handles_travel_by_cloudpickles_rules(rc, dv, lbv):
+    handle = rc.put(numpy.zeros(50_000))
+    dv.use_cloudpickle()
+    try:
+        assert lbv.map_sync(lambda i: handle.size, range(3)) == [50_000] * 3
+        assert rc.put({"a": handle}).get()["a"].size == 50_000
+    finally:
+        dv.use_pickle()
+
+
 def test_put_does_not_wait(rc, controller):
     controller.hold.set()
     handle = rc.put([1, 2])
@@ -144,6 +154,16 @@ def test_handles_may_end_inside_locks(rc):
     with rc._session._sending, rc._session._reading:
         del handle
     eventually(lambda: kept() == [])
+
+
+def test_a_child_process_frees_nothing(rc, monkeypatch):
+    handle = rc.put([1])
+    rc.wait()
+    with monkeypatch.context() as forked:
+        forked.setattr(rc._session, "_process", -1)
+        del handle
+    rc[:].apply_sync(len, "")
+    assert len(kept()) == 1
 
 
 def test_many_that_end_together_are_forgotten(rc):

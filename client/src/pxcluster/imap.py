@@ -107,7 +107,7 @@ class LazyMapIterator:
     def cancel(self) -> None:
         """Take no more inputs; results of what has been sent still come."""
         self._exhausted = True
-        self._mentions.leases = []
+        self._mentions.leases = set()
 
     def _may_take(self) -> bool:
         return not self._exhausted and self._unanswered < self._limit and self._bytes < MOST_BYTES
@@ -123,7 +123,7 @@ class LazyMapIterator:
         room, room_bytes = self._limit - self._unanswered, MOST_BYTES - self._bytes
         deadline = monotonic() + _FILL
         mentions = Mentions()
-        mentions.leases += self._mentions.leases
+        mentions.leases |= self._mentions.leases
         try:
             with mentions:
                 while len(offsets) <= room and len(packed) < room_bytes:

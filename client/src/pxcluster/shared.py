@@ -96,7 +96,7 @@ class Lease:
     def __reduce__(self) -> tuple[Callable[[str, str], object], tuple[str, str]]:
         mentions = _current.mentions
         if mentions is not None:
-            mentions.leases.append(self)
+            mentions.leases.add(self)
         return objects.look_up, (self.key, self.what)
 
     def __del__(self) -> None:
@@ -109,7 +109,7 @@ class Mentions:
     __slots__ = ("_outer", "leases")
 
     def __init__(self) -> None:
-        self.leases: list[Lease] = []
+        self.leases: set[Lease] = set()
 
     def __enter__(self) -> Self:
         self._outer = _current.mentions
@@ -122,7 +122,7 @@ class Mentions:
     def hold_for(self, request: Request) -> None:
         """Hold the leases until `request` is done."""
         if self.leases:
-            request.when_done(list(self.leases).clear)
+            request.when_done(set(self.leases).clear)
 
 
 class _Current(threading.local):
