@@ -137,6 +137,9 @@ class FakeController:
             if not count:
                 return
             for header, buffers in decoder.received(count):
+                if header["type"] == "memory":
+                    connection.sendall(b"".join(frames.encode({"type": "refused", "reason": "none is shared"})))
+                    return
                 self.received.put((header, buffers))
                 if header["type"] == "goodbye":
                     return

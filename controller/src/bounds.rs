@@ -9,13 +9,15 @@ pub struct Bounds {
     pub results: usize,
     /// Bytes of requests that one client may have under way before its socket is not read any more.
     pub requests: usize,
+    /// Bytes of large buffers in the shared memory of a node; `None`: what the node has room for.
+    pub shared: Option<u64>,
     /// Directory of the file for results that must wait outside of memory.
     pub spill: PathBuf,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { results: 64 << 20, requests: 256 << 20, spill: "/var/tmp".into() }
+        Self { results: 64 << 20, requests: 256 << 20, shared: None, spill: "/var/tmp".into() }
     }
 }
 
@@ -28,7 +30,8 @@ pub struct NoBytes {
 }
 
 impl Bounds {
-    /// From environment variables: `PXCLUSTER_RESULTS_MEMORY`, `PXCLUSTER_REQUESTS_MEMORY`, `PXCLUSTER_SPILL_DIR`, `TMPDIR`.
+    /// From environment variables: `PXCLUSTER_RESULTS_MEMORY`, `PXCLUSTER_REQUESTS_MEMORY`, `PXCLUSTER_SHARED_MEMORY`,
+    /// `PXCLUSTER_SPILL_DIR`, `TMPDIR`.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, NoBytes> {
         let default = Self::default();
         let bytes = |name: &'static str, default: usize| match variable(name) {
@@ -41,6 +44,7 @@ impl Bounds {
         Ok(Self {
             results: bytes("PXCLUSTER_RESULTS_MEMORY", default.results)?,
             requests: bytes("PXCLUSTER_REQUESTS_MEMORY", default.requests)?,
+            shared: variable("PXCLUSTER_SHARED_MEMORY").map(|_| bytes("PXCLUSTER_SHARED_MEMORY", 0)).transpose()?.map(|bytes| bytes as u64),
             spill: spill.map_or(default.spill, PathBuf::from),
         })
     }

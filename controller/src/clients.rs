@@ -7,12 +7,14 @@ use crate::archive::{Archive, Outline};
 use crate::inbox::{ConnectionId, Link};
 use crate::mailbox::{Content, Letter, Mailbox, NeverSent, in_memory};
 use crate::spill::{Spill, SpillError};
+use crate::store::Store;
 use bytes::Bytes;
 use pxcluster_protocol::frame::Frame;
 use pxcluster_protocol::from_client::Hello;
 use pxcluster_protocol::to_client::ToClient;
 use pxcluster_protocol::{ClientId, RequestId, RequestKey};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 #[derive(Debug, Default)]
 struct Session {
@@ -59,14 +61,15 @@ pub(crate) struct Clients {
     by_name: BTreeMap<String, ClientId>,
     archive: Archive,
     spill: Spill,
+    store: Option<Arc<Store>>,
     /// Bytes of answers that may wait in memory.
     memory: usize,
 }
 
 impl Clients {
-    pub(crate) fn new(memory: usize, spill: Spill) -> Self {
+    pub(crate) fn new(memory: usize, spill: Spill, store: Option<Arc<Store>>) -> Self {
         let (by_id, by_connection, by_name) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { last: 0, by_id, by_connection, by_name, archive: Archive::default(), spill, memory }
+        Self { last: 0, by_id, by_connection, by_name, archive: Archive::default(), spill, store, memory }
     }
 
     // -- who is there ------------------------------------------------------------------------------------------------
@@ -263,7 +266,7 @@ impl Clients {
         };
         self.send(to.client, &ToClient::Request { id: to.request, kind, label, tasks, targets }, vec![]);
         let letters: Vec<Letter> = match kept {
-            Some(frames) => frames.into_iter().map(|frame| Letter::new(of.request, frame)).collect(),
+            Some(frames) => frames.into_iter().map(|frame| self.letter(of.request, frame)).collect(),
             None if claimed.is_empty() => self.by_id.get(&of.client).map_or_else(Vec::new, |session| {
                 let aside = session.aside.get(&of.request).into_iter().flatten();
                 aside.chain(session.mailbox.letters().filter(|letter| letter.request == of.request)).cloned().collect()
@@ -362,7 +365,7 @@ impl Clients {
             return;
         }
         let orphan = key.request <= session.orphans;
-        let letter = Letter::new(key.request, frame);
+        let letter = self.letter(key.request, frame);
         let flows = !orphan && session.link.is_some() && session.mailbox.flows();
         let letter = if flows || self.fits(session, letter.size) { letter } else { self.spilled(key, letter) };
         let Some(session) = self.by_id.get_mut(&key.client) else { return };
@@ -374,6 +377,13 @@ impl Clients {
                 self.deliver(key.client);
             }
         }
+    }
+
+    /// A letter; what of it lies in the store takes no memory of rank 0's.
+    fn letter(&self, request: RequestId, frame: Frame) -> Letter {
+        let is_stored = |buffer: &&Bytes| self.store.as_ref().is_some_and(|store| store.place_of(buffer).is_some());
+        let stored = frame.buffers.iter().filter(is_stored).map(Bytes::len).sum();
+        Letter::new(request, frame, stored)
     }
 
     /// Whether a frame may wait in memory: there is room in all, or this session has less than its share.
@@ -392,7 +402,7 @@ impl Clients {
                 if let Some(session) = self.by_id.get_mut(&key.client) {
                     session.lost.insert(key.request);
                 }
-                Letter::new(key.request, unwritable(key.request, &error))
+                Letter::new(key.request, unwritable(key.request, &error), 0)
             }
         }
     }

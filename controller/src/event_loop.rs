@@ -1,5 +1,6 @@
 //! The one thread that owns the transport, the scheduler and the list of clients, and runs the sessions of local clients.
 
+mod bulk;
 mod deaths;
 mod ending;
 mod requests;
@@ -10,13 +11,14 @@ use crate::Settings;
 use crate::certificate::{Identity, IdentityError};
 use crate::clients::Clients;
 use crate::files::{ClusterFiles, ClusterLock, FilesError};
-use crate::inbox::{Inbox, Notice};
+use crate::inbox::{ConnectionId, Inbox, Notice};
 use crate::interfaces;
 use crate::listener::{LAST_FRAMES, ListenError, RemoteListener, serve_local};
 use crate::maps::{self, Maps};
 use crate::nannies::Nannies;
 use crate::relays::Relays;
 use crate::spill::Spill;
+use crate::store::{Reservation, Store};
 use crate::timeouts::Timeouts;
 use bytes::Bytes;
 use nix::unistd::Pid;
@@ -29,9 +31,10 @@ use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, ReportTo, Steal, ToEng
 use pxcluster_protocol::{EngineId, EngineSet, PROTOCOL_VERSION, Rank, RequestKey, Status, VERSION};
 use pxcluster_scheduler as scheduler;
 use pxcluster_scheduler::{Action, Event, GrantPolicy};
-use pxcluster_transport::{Transport, TransportError, relay, send};
+use pxcluster_transport::{Transport, TransportError, send};
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
@@ -123,6 +126,10 @@ pub struct Controller<T: Transport> {
     bodies: BTreeMap<RequestKey, (DirectKind, Vec<Bytes>)>,
     engines: BTreeMap<EngineId, EngineInfo>,
     timeouts: Timeouts,
+    /// Large buffers, if there is shared memory.
+    store: Option<Arc<Store>>,
+    /// Places that connections were given and have not named in a request.
+    reservations: BTreeMap<ConnectionId, Vec<Reservation>>,
     /// When memory is given back to the system.
     release_at: Option<Instant>,
     /// Engines that have died, and one sentence about each.
@@ -147,7 +154,8 @@ pub struct Controller<T: Transport> {
 impl<T: Transport> Controller<T> {
     /// A controller that has not started.
     pub fn new(transport: T, settings: Settings, files: ClusterFiles) -> Self {
-        let clients = Clients::new(settings.bounds.results, Spill::new(settings.bounds.spill.clone()));
+        let store = bulk::store(&settings);
+        let clients = Clients::new(settings.bounds.results, Spill::new(settings.bounds.spill.clone()), store.clone());
         Self {
             settings,
             transport,
@@ -158,6 +166,8 @@ impl<T: Transport> Controller<T> {
             bodies: BTreeMap::new(),
             engines: BTreeMap::new(),
             timeouts: Timeouts::default(),
+            store,
+            reservations: BTreeMap::new(),
             release_at: None,
             gone: BTreeMap::new(),
             suspects: BTreeMap::new(),
@@ -184,7 +194,7 @@ impl<T: Transport> Controller<T> {
 
     async fn run_inside(mut self, _lock: ClusterLock) -> Result<Ended, ControllerError> {
         let identity = Identity::new()?;
-        let (inbox, mut notices) = Inbox::new(self.settings.bounds.requests);
+        let (inbox, mut notices) = Inbox::new(self.settings.bounds.requests, self.store.clone());
         serve_local(&self.files.socket(std::process::id()), &identity, &inbox)?;
         let opened = RemoteListener::open(self.settings.port, &identity, inbox);
         let (result, remote) = match opened {
@@ -276,6 +286,7 @@ impl<T: Transport> Controller<T> {
         }
         let idle = if self.deadline.is_some() { ENDING } else { IDLE };
         let idle = self.timeouts.nap(Instant::now()).map_or(idle, |nap| nap.min(idle));
+        let idle = self.store.as_ref().and_then(|store| store.tidy()).map_or(idle, |due| due.min(idle));
         let nap = self.transport.nap().map_or(idle, |nap| nap.min(idle));
         let rung = async {
             match bell {
@@ -333,15 +344,16 @@ impl<T: Transport> Controller<T> {
                 self.nannies.add(connection, report.nanny().engine, outbox);
                 self.handle_report(report)?;
             }
-            Notice::Frame { connection, frame } if self.nannies.of(connection).is_some() => {
-                self.handle_nanny_frame(connection, &frame)?;
+            Notice::Frame { connection, arrived } if self.nannies.of(connection).is_some() => {
+                self.handle_nanny_frame(connection, &arrived.frame)?;
             }
-            Notice::Frame { connection, frame } => {
+            Notice::Frame { connection, arrived } => {
                 if let Some(client) = self.clients.of(connection) {
-                    self.handle_frame(connection, client, frame)?;
+                    self.handle_frame(connection, client, arrived)?;
                 }
             }
             Notice::Disconnected { connection } => {
+                self.reservations.remove(&connection);
                 if !self.nannies.remove(connection) {
                     self.clients.disconnect(connection);
                 }
@@ -352,7 +364,8 @@ impl<T: Transport> Controller<T> {
     }
 
     fn handle_message(&mut self, from: Rank, message: &Bytes) -> Result<(), ControllerError> {
-        let decoded = codec::decode::<ToController>(message);
+        let adopt = |place, length| self.adopt(from, place, length);
+        let decoded = codec::decode_places::<ToController>(message, &adopt);
         let (header, body) = decoded.map_err(|source| ControllerError::Codec { from, source })?;
         let Some(engine) = from.engine().filter(|engine| !self.gone.contains_key(engine)) else { return Ok(()) };
         match header {
@@ -384,6 +397,11 @@ impl<T: Transport> Controller<T> {
             ToController::Got { key, victim, ranges } => {
                 self.decide(Event::Got { engine, key, victim, ranges }, &Answer::default())
             }
+            ToController::Reserve { ticket, sizes } => self.reserve_for_engine(engine, ticket, &sizes),
+            ToController::Released { places } => {
+                self.store.iter().for_each(|store| store.release(&places, engine));
+                Ok(())
+            }
             ToController::Output { key, task, name } => {
                 let output = ToClient::Output { id: key.request, engine, task, name };
                 self.clients.send(key.client, &output, body);
@@ -407,14 +425,14 @@ impl<T: Transport> Controller<T> {
         match action {
             Action::Broadcast { key, targets, epoch, previous, exceptions } => {
                 if let Some((kind, body)) = self.bodies.get(&key) {
-                    let cargo = Cargo::Direct(Direct { key, kind: *kind, epoch, previous, exceptions });
-                    relay(&mut self.transport, &targets, &cargo, body)?;
+                    let (cargo, body) = (Direct { key, kind: *kind, epoch, previous, exceptions }, body.clone());
+                    self.broadcast_body(&targets, &Cargo::Direct(cargo), &body)?;
                 }
             }
             Action::Grant { engine, key, range, submitted, last_direct, function } => {
                 let Some(body) = self.maps.grant(key, &range, function) else { return Ok(()) };
                 let grant = ToEngine::Grant(Grant { key, range, submitted, last_direct });
-                send(&mut self.transport, engine.rank(), &grant, body)?;
+                self.send_body(engine, &grant, body)?;
             }
             Action::Reply { key, engine: _ } => {
                 if let Some(reply) = &answer.reply {

@@ -2,7 +2,7 @@
 
 use pxcluster_protocol::PROTOCOL_VERSION;
 use pxcluster_protocol::frame::{Frame, FrameError};
-use pxcluster_protocol::from_client::{Death, FromClient, Hello, Nanny, Silent};
+use pxcluster_protocol::from_client::{Death, FromClient, Hello, Memory, Nanny, Silent};
 use subtle::ConstantTimeEq;
 
 /// Why a connection is refused; the words go to the peer and to the log.
@@ -35,6 +35,8 @@ pub(crate) enum Peer {
     Client(Hello),
     /// An engine's nanny.
     Nanny(Report),
+    /// A client that wants the shared memory, and nothing else over this connection.
+    Memory,
 }
 
 /// What an engine's nanny has to say.
@@ -67,6 +69,7 @@ impl Report {
 pub(crate) fn judge(frame: &Frame, key: &str) -> Result<Peer, Refusal> {
     let (client, shown, peer) = match frame.parse()? {
         FromClient::Hello(hello) => (hello.protocol_version, hello.key.clone(), Peer::Client(hello)),
+        FromClient::Memory(Memory { protocol_version, key }) => (protocol_version, key, Peer::Memory),
         message => {
             let report = Report::from_frame(message).ok_or(Refusal::NotHello)?;
             let nanny = report.nanny();
@@ -97,6 +100,7 @@ mod tests {
             pid: 1,
             session: None,
             received: None,
+            shares: false,
         };
         Frame::new(&FromClient::Hello(hello), vec![]).expect("encodes")
     }

@@ -1,7 +1,9 @@
 //! Between the sessions and the event loop: notices one way, frames the other.
 
 use crate::budget::Budget;
-use crate::handshake::{Peer, Report};
+use crate::handshake::Report;
+use crate::reading::Arrived;
+use crate::store::Store;
 use pxcluster_protocol::frame::Frame;
 use pxcluster_protocol::from_client::Hello;
 use pxcluster_protocol::to_client::ToClient;
@@ -43,7 +45,7 @@ pub(crate) enum Notice {
     /// An engine's nanny has shown the key.
     Nanny { connection: ConnectionId, outbox: Outbox, report: Report },
     /// A client, or a nanny, sends a frame.
-    Frame { connection: ConnectionId, frame: Frame },
+    Frame { connection: ConnectionId, arrived: Arrived },
     /// A client, or a nanny, is gone.
     Disconnected { connection: ConnectionId },
     /// The process was asked to end.
@@ -57,12 +59,14 @@ pub(crate) struct Inbox {
     connections: Arc<AtomicU64>,
     /// Bytes of requests under way, per client.
     requests: usize,
+    /// Where large buffers go.
+    pub(crate) store: Option<Arc<Store>>,
 }
 
 impl Inbox {
-    pub(crate) fn new(requests: usize) -> (Self, mpsc::UnboundedReceiver<Notice>) {
+    pub(crate) fn new(requests: usize, store: Option<Arc<Store>>) -> (Self, mpsc::UnboundedReceiver<Notice>) {
         let (notices, receiver) = mpsc::unbounded_channel();
-        (Self { notices, connections: Arc::default(), requests }, receiver)
+        (Self { notices, connections: Arc::default(), requests, store }, receiver)
     }
 
     pub(crate) fn put(&self, notice: Notice) {
@@ -70,17 +74,23 @@ impl Inbox {
         let _closed = self.notices.send(notice);
     }
 
-    /// A peer has shown the key: the number of its connection, and its budget.
-    pub(crate) fn connect(&self, peer: Peer, outbox: Outbox) -> (ConnectionId, Budget) {
+    /// A client has shown the key: the number of its connection, and its budget.
+    pub(crate) fn connect(&self, hello: Hello, outbox: Outbox) -> (ConnectionId, Budget) {
         let budget = Budget::new(self.requests);
-        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
-        self.put(match peer {
-            Peer::Client(hello) => {
-                let link = Link { outbox, budget: budget.clone() };
-                Notice::Connected { connection, link, hello: Box::new(hello) }
-            }
-            Peer::Nanny(report) => Notice::Nanny { connection, outbox, report },
-        });
+        let connection = self.number();
+        let link = Link { outbox, budget: budget.clone() };
+        self.put(Notice::Connected { connection, link, hello: Box::new(hello) });
         (connection, budget)
+    }
+
+    /// A nanny has shown the key.
+    pub(crate) fn connect_nanny(&self, report: Report, outbox: Outbox) -> (ConnectionId, Budget) {
+        let connection = self.number();
+        self.put(Notice::Nanny { connection, outbox, report });
+        (connection, Budget::new(self.requests))
+    }
+
+    fn number(&self) -> ConnectionId {
+        self.connections.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -10,6 +10,7 @@ mod bounds;
 mod budget;
 mod certificate;
 mod clients;
+mod descriptors;
 mod event_loop;
 mod files;
 mod handshake;
@@ -19,10 +20,16 @@ mod listener;
 mod mailbox;
 mod maps;
 mod nannies;
+mod reading;
+mod regions;
 mod relays;
 mod session;
 mod spill;
+mod store;
 mod timeouts;
+
+use pxcluster_transport::arena::{Arena, Node};
+use std::sync::Arc;
 
 pub use bounds::Bounds;
 pub use certificate::IdentityError;
@@ -48,4 +55,8 @@ pub struct Settings {
     pub bounds: Bounds,
     /// Gives memory that is not used any more back to the system.
     pub release_memory: fn(),
+    /// The memory that rank 0 shares with the ranks of its node.
+    pub arena: Option<Arc<Arena>>,
+    /// The node of each rank.
+    pub nodes: Vec<Node>,
 }

@@ -4,6 +4,7 @@ use crate::certificate::Identity;
 use crate::inbox::{Inbox, Notice};
 use crate::session::{self, HANDSHAKE_TIME};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -119,7 +120,7 @@ async fn accept_tcp(tcp: TcpListener, acceptor: TlsAcceptor, key: Arc<str>, inbo
             let secured = tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await;
             drop(place);
             match secured {
-                Ok(Ok(stream)) => session::serve(stream, peer.to_string(), &key, &inbox).await,
+                Ok(Ok(stream)) => session::serve(stream, peer.to_string(), &key, &inbox, None).await,
                 Ok(Err(error)) => tracing::warn!("{peer}: refused: no TLS 1.3 handshake: {error}"),
                 Err(_) => tracing::warn!("{peer}: refused: no TLS handshake within {} s", HANDSHAKE_TIME.as_secs()),
             }
@@ -135,7 +136,8 @@ async fn accept_unix(unix: UnixListener, key: Arc<str>, inbox: Inbox) {
                 number += 1;
                 let (key, inbox) = (Arc::clone(&key), inbox.clone());
                 let peer = format!("local connection {number}");
-                tokio::spawn(async move { session::serve(stream, peer, &key, &inbox).await });
+                let socket = stream.as_raw_fd();
+                tokio::spawn(async move { session::serve(stream, peer, &key, &inbox, Some(socket)).await });
             }
             Err(error) => out_of_descriptors(&error).await,
         }

@@ -29,8 +29,9 @@ pub(crate) struct Letter {
 }
 
 impl Letter {
-    pub(crate) fn new(request: RequestId, frame: Frame) -> Self {
-        Self { request, size: memory_of(&frame), content: Content::Memory(frame) }
+    /// The letter of a frame of which so many bytes lie elsewhere than in memory.
+    pub(crate) fn new(request: RequestId, frame: Frame, elsewhere: usize) -> Self {
+        Self { request, size: memory_of(&frame) - elsewhere, content: Content::Memory(frame) }
     }
 }
 

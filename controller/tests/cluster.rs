@@ -45,6 +45,8 @@ impl Cluster {
             nannies: true,
             bounds,
             release_memory: || {},
+            arena: None,
+            nodes: vec![],
         };
         let controller = std::thread::spawn(move || Controller::new(first, settings, files).run(lock).expect("runs"));
         Self { directory, controller, engines }
@@ -114,7 +116,7 @@ fn echo(mut transport: Loopback) {
             (ToEngine::Steal(Steal { key, thief, .. }), _) => {
                 say(&mut transport, &ToController::Gave { key, thief, ranges: vec![] }, vec![]);
             }
-            (ToEngine::Loot(_), _) => panic!("nobody gives anything away"),
+            (ToEngine::Loot(_) | ToEngine::Reserved { .. }, _) => panic!("nobody gives anything away, or asks for places"),
             (ToEngine::Relay { cargo: Cargo::Direct(_), .. }, body) if me == EngineId(0) && body == ["die"] => return,
             (ToEngine::Relay { targets, cargo }, body) => {
                 relay(&mut transport, &targets.without(me), &cargo, &body).expect("encodes");
@@ -146,6 +148,7 @@ fn hello(key: &str) -> Hello {
         pid: 2,
         session: None,
         received: None,
+        shares: false,
     }
 }
 

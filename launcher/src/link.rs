@@ -64,6 +64,7 @@ impl Link {
             pid: std::process::id(),
             session: None,
             received: None,
+            shares: false,
         }))?;
         loop {
             match link.receive()? {

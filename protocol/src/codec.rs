@@ -1,14 +1,31 @@
 //! Bytes of the messages between ranks: `u32 header length · header · buffers back to back`.
 //!
-//! The header holds the lengths of the buffers, so a receiver cuts them out of the message without a copy.
+//! The header holds the lengths of the buffers, so a receiver cuts them out of the message without a copy. Of a buffer
+//! that lies in memory that both ranks share, only its place travels.
 //! This is the only file that names the encoding of the headers.
 
 use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 /// Opaque buffers that travel behind a header.
 pub type Body = Vec<Bytes>;
+
+/// One buffer of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// Its length, bytes.
+    pub length: u64,
+    /// Where it lies in shared memory; `None`: in the message.
+    pub place: Option<u64>,
+}
+
+impl Span {
+    /// The span of a buffer.
+    pub fn of(buffer: &[u8], place: Option<u64>) -> Self {
+        Self { length: buffer.len() as u64, place }
+    }
+}
 
 /// A message between ranks that cannot be understood.
 #[derive(Debug, Error)]
@@ -27,13 +44,27 @@ pub enum CodecError {
     /// The header is not a value of the expected type.
     #[error("message header cannot be decoded ({0}); are all ranks of the same pxcluster build?")]
     Header(String),
+    /// A buffer in shared memory that cannot be had.
+    #[error("{length} bytes at {place} of the node's shared memory cannot be read: {why}")]
+    Shared {
+        /// Where they lie.
+        place: u64,
+        /// How many.
+        length: u64,
+        /// What the system says.
+        why: String,
+    },
 }
 
 /// Encodes `header` and the length table of `body`; the body's buffers follow it on the wire as they are.
 pub fn encode_head<T: Serialize>(header: &T, body: &[Bytes]) -> Result<Bytes, CodecError> {
-    let lengths: Vec<u64> = body.iter().map(|buffer| buffer.len() as u64).collect();
+    encode_spans(header, &body.iter().map(|buffer| Span::of(buffer, None)).collect::<Vec<_>>())
+}
+
+/// The same; the buffers that have no place follow on the wire.
+pub fn encode_spans<T: Serialize>(header: &T, spans: &[Span]) -> Result<Bytes, CodecError> {
     let mut bytes = vec![0; 4];
-    bincode::serde::encode_into_std_write((header, lengths), &mut bytes, bincode::config::standard())
+    bincode::serde::encode_into_std_write((header, spans), &mut bytes, bincode::config::standard())
         .map_err(|error| CodecError::Header(error.to_string()))?;
     let length = (bytes.len() - 4) as u32;
     bytes[..4].copy_from_slice(&length.to_le_bytes());
@@ -42,15 +73,28 @@ pub fn encode_head<T: Serialize>(header: &T, body: &[Bytes]) -> Result<Bytes, Co
 
 /// Decodes a whole message; the buffers of the body share its memory.
 pub fn decode<T: DeserializeOwned>(message: &Bytes) -> Result<(T, Body), CodecError> {
+    decode_places(message, &|_, _| Err("this rank shares none".to_owned()))
+}
+
+/// The same; `shared` gives the bytes of a place: offset, length.
+pub fn decode_places<T: DeserializeOwned>(
+    message: &Bytes,
+    shared: &dyn Fn(u64, usize) -> Result<Bytes, String>,
+) -> Result<(T, Body), CodecError> {
     let need = |need: usize| CodecError::Truncated { got: message.len(), need };
     let length = message.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize).ok_or(need(4))?;
     let head = message.get(4..4 + length).ok_or(need(4 + length))?;
-    let ((header, lengths), _): ((T, Vec<u64>), usize) =
+    let ((header, spans), _): ((T, Vec<Span>), usize) =
         bincode::serde::decode_from_slice(head, bincode::config::standard())
             .map_err(|error| CodecError::Header(error.to_string()))?;
     let mut at = 4 + length;
-    let mut body = Vec::with_capacity(lengths.len());
-    for length in lengths {
+    let mut body = Vec::with_capacity(spans.len());
+    for Span { length, place } in spans {
+        if let Some(place) = place {
+            let bytes = shared(place, length as usize);
+            body.push(bytes.map_err(|why| CodecError::Shared { place, length, why })?);
+            continue;
+        }
         let end = at.saturating_add(length as usize);
         if end > message.len() {
             return Err(need(end));
@@ -83,6 +127,17 @@ mod tests {
         let (header, body): ((u32, String), Body) = decode(&message()).expect("decodes");
         assert_eq!(header, (7, "x".to_owned()));
         assert_eq!(body, vec![&b"abc"[..], &b""[..], &b"defgh"[..]]);
+    }
+
+    #[test]
+    fn of_a_buffer_in_shared_memory_the_place_travels() {
+        let spans = [Span { length: 2, place: None }, Span { length: 3, place: Some(4096) }];
+        let mut message = encode_spans(&"x".to_owned(), &spans).expect("encodes").to_vec();
+        message.extend_from_slice(b"ab");
+        let shared = |place, length| Ok(Bytes::from(format!("{place}")[..length].to_owned()));
+        let (_, body): (String, Body) = decode_places(&message.clone().into(), &shared).expect("decodes");
+        assert_eq!(body, vec![&b"ab"[..], &b"409"[..]]);
+        assert!(matches!(decode::<String>(&message.into()), Err(CodecError::Shared { place: 4096, .. })));
     }
 
     #[test]

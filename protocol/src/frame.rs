@@ -1,5 +1,8 @@
 //! Frames of the client link: `u32 header length · u32 buffer count · u64 length per buffer · JSON header · buffers`.
 //!
+//! A length with its highest bit set is that of a buffer in memory that both ends share: in its place the frame has eight
+//! bytes, the offset there. Only a client on the controller's host that has been handed that memory sends or gets such.
+//!
 //! All integers are little endian; nothing is padded. The golden files in `tests/golden` hold one frame of every
 //! type and are read by this crate and by the Python client.
 
@@ -14,6 +17,27 @@ pub struct Frame {
     pub header: Bytes,
     /// Raw buffers; what they mean is told by the header's type.
     pub buffers: Vec<Bytes>,
+}
+
+/// Marks the length of a buffer in shared memory.
+const SHARED: u64 = 1 << 63;
+
+/// A buffer's entry in a frame's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length {
+    /// Of the buffer, bytes.
+    pub bytes: u64,
+    /// Whether it lies in shared memory, and eight bytes of offset in the frame.
+    pub is_shared: bool,
+}
+
+/// What precedes the buffers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// UTF-8 JSON object.
+    pub header: Bytes,
+    /// One entry per buffer.
+    pub lengths: Vec<Length>,
 }
 
 /// Bounds that a reader enforces before it allocates anything.
@@ -46,6 +70,9 @@ pub enum FrameError {
     /// Too many bytes for this state of the link.
     #[error("announces {0} bytes of buffers, more than the {1} allowed here")]
     BodyTooLong(u64, u64),
+    /// The peer shares no memory with this process, or not these bytes.
+    #[error("sends a buffer by its place in shared memory that it was not given")]
+    NotShared,
     /// The header is not JSON of a known message.
     #[error("frame header cannot be understood: {0}")]
     Header(#[from] serde_json::Error),
@@ -64,11 +91,16 @@ impl Frame {
 
     /// The bytes before the buffers: prefix and header.
     pub fn encode_head(&self) -> Bytes {
+        self.encode_head_with(|_| false)
+    }
+
+    /// The same; of the buffers that `is_shared` the offsets follow, `u64` each, in place of the bytes.
+    pub fn encode_head_with(&self, is_shared: impl Fn(&Bytes) -> bool) -> Bytes {
         let mut bytes = BytesMut::with_capacity(8 + 8 * self.buffers.len() + self.header.len());
         bytes.put_u32_le(self.header.len() as u32);
         bytes.put_u32_le(self.buffers.len() as u32);
         for buffer in &self.buffers {
-            bytes.put_u64_le(buffer.len() as u64);
+            bytes.put_u64_le(buffer.len() as u64 | if is_shared(buffer) { SHARED } else { 0 });
         }
         bytes.extend_from_slice(&self.header);
         bytes.freeze()
@@ -94,13 +126,29 @@ impl Frame {
 /// `Ok(None)` means that more bytes are needed; [`missing`] tells how many at least.
 pub fn decode(stream: &mut BytesMut, limits: Limits) -> Result<Option<Frame>, FrameError> {
     let Some((total, header, lengths)) = measure(stream, limits)? else { return Ok(None) };
+    if lengths.iter().any(|length| length.is_shared) {
+        return Err(FrameError::NotShared);
+    }
     if (stream.len() as u64) < total {
         return Ok(None);
     }
-    stream.advance(8 + 8 * lengths.len());
-    let header = stream.split_to(header).freeze();
-    let buffers = lengths.into_iter().map(|length| stream.split_to(length as usize).freeze()).collect();
+    let Head { header, lengths } = cut_head(stream, header, lengths);
+    let buffers = lengths.into_iter().map(|length| stream.split_to(length.bytes as usize).freeze()).collect();
     Ok(Some(Frame { header, buffers }))
+}
+
+/// Cuts what precedes the buffers out of a stream, when it is there; the buffers are to be cut out by the caller.
+pub fn decode_head(stream: &mut BytesMut, limits: Limits) -> Result<Option<Head>, FrameError> {
+    let Some((_, header, lengths)) = measure(stream, limits)? else { return Ok(None) };
+    if stream.len() < 8 + 8 * lengths.len() + header {
+        return Ok(None);
+    }
+    Ok(Some(cut_head(stream, header, lengths)))
+}
+
+fn cut_head(stream: &mut BytesMut, header: usize, lengths: Vec<Length>) -> Head {
+    stream.advance(8 + 8 * lengths.len());
+    Head { header: stream.split_to(header).freeze(), lengths }
 }
 
 /// How many more bytes the frame at the front of `stream` needs (at least 1).
@@ -110,7 +158,7 @@ pub fn missing(stream: &[u8], limits: Limits) -> Result<u64, FrameError> {
 }
 
 /// Total bytes, header bytes and buffer lengths of the frame at the front, once its prefix is there.
-fn measure(stream: &[u8], limits: Limits) -> Result<Option<(u64, usize, Vec<u64>)>, FrameError> {
+fn measure(stream: &[u8], limits: Limits) -> Result<Option<(u64, usize, Vec<Length>)>, FrameError> {
     let Some(mut prefix) = stream.get(..8) else { return Ok(None) };
     let (header, count) = (prefix.get_u32_le() as usize, prefix.get_u32_le() as usize);
     if header > limits.header {
@@ -120,8 +168,10 @@ fn measure(stream: &[u8], limits: Limits) -> Result<Option<(u64, usize, Vec<u64>
         return Err(FrameError::TooManyBuffers(count, limits.buffers));
     }
     let Some(mut table) = stream.get(8..8 + 8 * count) else { return Ok(None) };
-    let lengths: Vec<u64> = (0..count).map(|_| table.get_u64_le()).collect();
-    let body = lengths.iter().fold(0u64, |sum, &length| sum.saturating_add(length));
+    let entry = |word: u64| Length { bytes: word & !SHARED, is_shared: word & SHARED != 0 };
+    let lengths: Vec<Length> = (0..count).map(|_| entry(table.get_u64_le())).collect();
+    let in_frame = |length: &Length| if length.is_shared { 8 } else { length.bytes };
+    let body = lengths.iter().fold(0u64, |sum, length| sum.saturating_add(in_frame(length)));
     if body > limits.body {
         return Err(FrameError::BodyTooLong(body, limits.body));
     }
@@ -160,6 +210,17 @@ mod tests {
             while let Ok(Some(_)) = decode(&mut stream, Limits::CLIENT) {}
             let _ = missing(&stream, Limits::STRANGER);
         }
+    }
+
+    #[test]
+    fn a_buffer_in_shared_memory_is_a_length_and_a_place() {
+        let buffers = vec![Bytes::from_static(b"ab"), Bytes::from(vec![0; 5000])];
+        let frame = Frame { header: Bytes::from_static(b"{}"), buffers };
+        let mut stream = BytesMut::from(&frame.encode_head_with(|buffer| buffer.len() > 9)[..]);
+        assert!(matches!(decode(&mut stream.clone(), Limits::CLIENT), Err(FrameError::NotShared)));
+        let head = decode_head(&mut stream, Limits::CLIENT).expect("is well formed").expect("is whole");
+        let lengths = [Length { bytes: 2, is_shared: false }, Length { bytes: 5000, is_shared: true }];
+        assert_eq!((&head.header[..], &head.lengths[..], stream.len()), (&b"{}"[..], &lengths[..], 0));
     }
 
     #[test]

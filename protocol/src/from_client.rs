@@ -12,6 +12,20 @@ pub type Targets = Option<Vec<EngineId>>;
 pub enum FromClient {
     /// The first frame of a connection.
     Hello(Hello),
+    /// The only frame of a local connection that asks for the shared memory; it comes with the answer, as a descriptor.
+    Memory(Memory),
+    /// Asks for places in the shared memory, to write buffers there that requests of this connection will name.
+    Reserve {
+        /// The client's number of this question.
+        ticket: u64,
+        /// Bytes of each buffer.
+        sizes: Vec<u64>,
+    },
+    /// Places that the client was given and will not use, nor write to any more.
+    Abandon {
+        /// Their offsets.
+        places: Vec<u64>,
+    },
     /// Runs on every target, in order of submission. Buffers: the body, opaque.
     Direct {
         /// The client's number of this request.
@@ -122,7 +136,14 @@ impl FromClient {
             | Self::Shutdown { id }
             | Self::Kill { id, .. }
             | Self::Fetch { id, .. } => Some(*id),
-            Self::Hello(_) | Self::Received { .. } | Self::Goodbye | Self::Death(_) | Self::Silent(_) => None,
+            Self::Hello(_)
+            | Self::Memory(_)
+            | Self::Reserve { .. }
+            | Self::Abandon { .. }
+            | Self::Received { .. }
+            | Self::Goodbye
+            | Self::Death(_)
+            | Self::Silent(_) => None,
         }
     }
 }
@@ -202,6 +223,15 @@ pub struct Needed {
     pub part: Option<u32>,
 }
 
+/// Who asks for the shared memory, with the proof that it has read the connection file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// [`crate::PROTOCOL_VERSION`] of the client.
+    pub protocol_version: u32,
+    /// The connection file's key, 64 hexadecimal digits.
+    pub key: String,
+}
+
 /// What a client says of itself, with the proof that it has read the connection file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
@@ -222,6 +252,9 @@ pub struct Hello {
     /// Frames of answers that it has had in the resumed session; `None`: it knows nothing of it and will fetch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,
+    /// Whether it has been handed the shared memory of the controller's host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares: bool,
 }
 
 /// What an engine does with a direct request.

@@ -54,6 +54,15 @@ pub enum ToClient {
         /// One sentence.
         message: String,
     },
+    /// The shared memory comes with this frame, as a descriptor.
+    Memory,
+    /// Places in the shared memory.
+    Reserved {
+        /// The client's number of the question.
+        ticket: u64,
+        /// Offset of each buffer, and whether it has its pages already; `None`: there is no room for all of them.
+        places: Option<Vec<(u64, bool)>>,
+    },
     /// Engines came or went, fell silent or are heard again.
     Engines {
         /// New engines.

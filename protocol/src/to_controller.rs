@@ -66,6 +66,18 @@ pub enum ToController {
         /// Which tasks; none if it had none to spare.
         ranges: Vec<Range<TaskIndex>>,
     },
+    /// Asks for places in the shared memory of rank 0's node, to write an answer there.
+    Reserve {
+        /// The engine's number of this question.
+        ticket: u64,
+        /// Bytes of each buffer.
+        sizes: Vec<u64>,
+    },
+    /// Places in shared memory that the engine has let go of, once for each time that it was sent one.
+    Released {
+        /// Their offsets.
+        places: Vec<u64>,
+    },
     /// User code printed or displayed. One buffer: UTF-8 text, or JSON for `display`.
     Output {
         /// The request that ran.

@@ -21,6 +21,13 @@ pub enum ToEngine {
     Grant(Grant),
     /// Give the back half of the waiting tasks of a map to another engine, and tell the controller.
     Steal(Steal),
+    /// Places in shared memory.
+    Reserved {
+        /// The engine's number of the question.
+        ticket: u64,
+        /// Offset of each buffer, and whether it has its pages already; `None`: there is no room for all of them.
+        places: Option<Vec<(u64, bool)>>,
+    },
     /// Tasks that their engine has given away, engine → engine. Buffers as of a grant, items in the order of `ranges`.
     Loot(Loot),
 }

@@ -39,6 +39,8 @@ pub(crate) fn run(world: &World, place: Place, flags: &Flags, probe: Probe) -> a
         nannies: !flags.no_nanny,
         bounds,
         release_memory,
+        arena: world.arena(),
+        nodes: world.nodes().to_vec(),
     };
     match Controller::new(transport, settings, files).run(lock) {
         Ok(Ended::Together) => Ok(ExitCode::SUCCESS),

@@ -9,6 +9,8 @@
 //! acknowledgements included. MPI implementations take unread messages from a pool that the sender shares among
 //! all its peers, so that without this bound one silent rank would mute the others. [`link`] keeps it.
 
+#[allow(unsafe_code, reason = "shared memory")]
+pub mod arena;
 #[cfg(feature = "mpi")]
 #[allow(unsafe_code, reason = "futex and shared memory")]
 pub mod doorbell;
@@ -23,7 +25,7 @@ pub use relay::relay;
 
 use bytes::Bytes;
 use pxcluster_protocol::Rank;
-use pxcluster_protocol::codec::{self, CodecError};
+use pxcluster_protocol::codec::{self, CodecError, Span};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -78,6 +80,21 @@ pub fn send<T: serde::Serialize>(
 ) -> Result<(), CodecError> {
     let head = codec::encode_head(header, &body)?;
     transport.send(to, head, body);
+    Ok(())
+}
+
+/// The same to a rank that shares an [`arena`]: of the buffers that `place_of` knows only the places travel.
+pub fn send_places<T: serde::Serialize>(
+    transport: &mut dyn Transport,
+    to: Rank,
+    header: &T,
+    body: Vec<Bytes>,
+    place_of: &dyn Fn(&Bytes) -> Option<u64>,
+) -> Result<(), CodecError> {
+    let spans: Vec<Span> = body.iter().map(|buffer| Span::of(buffer, place_of(buffer))).collect();
+    let head = codec::encode_spans(header, &spans)?;
+    let inline = body.into_iter().zip(spans).filter(|(_, span)| span.place.is_none()).map(|(buffer, _)| buffer);
+    transport.send(to, head, inline.collect());
     Ok(())
 }
 

@@ -110,6 +110,11 @@ impl MpiTransport {
         Bell { doorbells: Arc::clone(&self.doorbells), rank: self.rank.0 as usize }
     }
 
+    /// Whether a rank is on this one's node.
+    pub fn is_local(&self, rank: Rank) -> bool {
+        self.local.get(rank.0 as usize).is_some_and(|local| *local)
+    }
+
     fn mark(&mut self, peer: usize) {
         if !std::mem::replace(&mut self.is_dirty[peer], true) {
             self.dirty.push_back(peer);

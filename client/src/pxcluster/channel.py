@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from collections import deque
     from typing import Protocol
 
+    from .sharedmemory import SharedMemory
+
     class Channel(Protocol):
         """What the session needs of a connection."""
 
         @property
         def buffered(self) -> bool:
             """Whether received bytes may wait inside the channel although the socket is not readable."""
+
+        @property
+        def memory(self) -> SharedMemory | None:
+            """The memory that both ends share, if they do."""
 
         def fileno(self) -> int:
             """The descriptor to poll."""
@@ -45,8 +51,21 @@ _MOST_PIECES = 64
 _PORTION = 256 << 10
 
 
-def connect_unix(path: str, timeout: float) -> UnixChannel:
+def connect_unix(path: str, key: str, timeout: float) -> UnixChannel:
     """Connect to the controller's socket file. OSError: nobody listens there, or somebody else does."""
+    from .sharedmemory import fetch
+
+    with _open_unix(path, timeout) as sock:
+        memory = fetch(sock, key)
+    try:
+        return UnixChannel(_open_unix(path, timeout), memory)
+    except BaseException:
+        if memory is not None:
+            memory.close()
+        raise
+
+
+def _open_unix(path: str, timeout: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
@@ -54,10 +73,10 @@ def connect_unix(path: str, timeout: float) -> UnixChannel:
         _, owner, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
         if owner != os.getuid():
             raise PermissionError(f"socket {path} is served by user {owner}, not by you: the key stays secret")
-        return UnixChannel(sock)
     except BaseException:
         sock.close()
         raise
+    return sock
 
 
 def connect_tls(address: str, certificate: str, timeout: float) -> TlsChannel:
@@ -106,9 +125,18 @@ class _SocketChannel:
 
 
 class UnixChannel(_SocketChannel):
-    """Plain bytes over a connected stream socket."""
+    """Plain bytes over a connected stream socket, and the shared memory of the host."""
 
     buffered = False
+
+    def __init__(self, sock: socket.socket, memory: SharedMemory | None) -> None:
+        super().__init__(sock)
+        self.memory = memory
+
+    def close(self) -> None:
+        super().close()
+        if self.memory is not None:
+            self.memory.close()
 
     def recv_into(self, view: memoryview) -> int | None:
         try:
@@ -131,6 +159,8 @@ class UnixChannel(_SocketChannel):
 
 class TlsChannel(_SocketChannel):
     """TLS 1.3 over a TCP socket, the peer's certificate pinned."""
+
+    memory = None
 
     def __init__(self, sock: socket.socket, certificate: str) -> None:
         import ssl  # here, because most clients never need it and it takes long to load

@@ -110,7 +110,7 @@ def connect(info: Mapping[str, Any], shown: str, timeout: float) -> Channel:
     same_host = info["host"] == socket.gethostname()
     if same_host and info["socket"] and os.path.exists(info["socket"]):
         try:
-            return channel.connect_unix(info["socket"], timeout)
+            return channel.connect_unix(info["socket"], info["key"], timeout)
         except OSError as problem:
             problems.append(f"{info['socket']}: {problem.strerror or problem}")
     if same_host and _dead(info["pid"]):

@@ -1,7 +1,8 @@
 """Frames of the client link, without any I/O.
 
 A frame is ``u32 header length · u32 buffer count · u64 length per buffer · header (UTF-8 JSON) · buffers``, little
-endian, unpadded. Buffers are opaque bytes; arrays in them are raw little-endian numbers.
+endian, unpadded. Buffers are opaque bytes; arrays in them are raw little-endian numbers. The highest bit of a length says
+that the buffer lies in shared memory and that the frame has eight bytes in its place, the offset there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     Bytes = bytes | bytearray | memoryview
@@ -27,6 +28,8 @@ _STAGING = 256 << 10
 _MOST_HEADER = 16 << 20
 _MOST_BUFFERS = 1 << 16
 _MOST_BODY = 1 << 40
+_SHARED = 1 << 63
+_NO_PLACES: dict[int, int] = {}
 
 _PREFIX = struct.Struct("<II")
 _to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -37,17 +40,22 @@ class FrameError(ValueError):
     """Bytes that are no frame of this protocol."""
 
 
-def encode(header: Header, buffers: Sequence[Bytes] = ()) -> list[Bytes]:
+def encode(header: Header, buffers: Sequence[Bytes] = (), places: Mapping[int, int] = _NO_PLACES) -> list[Bytes]:
     """The bytes of a frame as pieces to be sent one after the other; big buffers are not copied.
 
-    The keys of `header` are written in their order.
+    The keys of `header` are written in their order. `places`: offsets of the buffers that lie in shared memory, by index.
     """
     text = (_direct(header) if header["type"] == "direct" else _to_json(header)).encode()
     if not buffers:
         return [_PREFIX.pack(len(text), 0) + text]
     count = len(buffers)
-    sizes = [buffer.nbytes if isinstance(buffer, memoryview) else len(buffer) for buffer in buffers]
+    sizes = [size_of(buffer) for buffer in buffers]
+    if places:
+        buffers = [places[at].to_bytes(8, "little") if at in places else buffer for at, buffer in enumerate(buffers)]
+        sizes = [size | _SHARED if at in places else size for at, size in enumerate(sizes)]
     head = struct.pack(f"<II{count}Q", len(text), count, *sizes) + text
+    if places:
+        sizes = [8 if size & _SHARED else size for size in sizes]
     if sum(sizes) <= SMALL:
         return [b"".join((head, *buffers))]
     pieces: list[Bytes] = []
@@ -65,6 +73,11 @@ def encode(header: Header, buffers: Sequence[Bytes] = ()) -> list[Bytes]:
     return pieces
 
 
+def size_of(buffer: Bytes) -> int:
+    """Its length, bytes."""
+    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+
+
 def _direct(header: Header) -> str:
     """The JSON of the header that matters for latency, ten times as fast as the encoder."""
     targets = "null" if header["targets"] is None else f"[{','.join(map(str, header['targets']))}]"
@@ -74,11 +87,12 @@ def _direct(header: Header) -> str:
 class _Partial:
     """A big frame whose buffers are still being filled."""
 
-    __slots__ = ("buffers", "filled", "header", "index")
+    __slots__ = ("buffers", "filled", "header", "index", "shared")
 
-    def __init__(self, header: Header, buffers: list[bytearray]) -> None:
+    def __init__(self, header: Header, buffers: list[memoryview], shared: dict[int, int]) -> None:
         self.header = header
         self.buffers = buffers
+        self.shared = shared
         self.index = 0
         self.filled = 0
         self.skip_full()
@@ -98,11 +112,18 @@ class _Partial:
 class Decoder:
     """Turns received bytes into frames. The caller receives into :meth:`space` and tells :meth:`received` how much.
 
-    Buffers of small frames are `bytes`. Each buffer of a big frame is a `bytearray` of its own, filled by the receive
-    call itself, so that arrays in it are aligned, writable and never copied.
+    Buffers of small frames are `bytes`. Each buffer of a big frame has writable memory of its own, filled by the receive
+    call itself, so that arrays in it are aligned, writable and never copied. `allocate` makes that memory; `read` gives the
+    bytes (offset, length) of shared memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size)),
+        read: Callable[[int, int], memoryview] | None = None,
+    ) -> None:
+        self._allocate = allocate
+        self._read = read
         self._staging = bytearray(_STAGING)
         self._view = memoryview(self._staging)
         self._start = 0
@@ -115,7 +136,7 @@ class Decoder:
         partial = self._partial
         if partial is not None and self._start == self._end and partial.missing() >= SMALL:
             self._direct = True
-            return memoryview(partial.buffers[partial.index])[partial.filled :]
+            return partial.buffers[partial.index][partial.filled :]
         self._direct = False
         if self._start == self._end:
             self._start = self._end = 0
@@ -159,6 +180,10 @@ class Decoder:
             self._more(head)
             return None
         sizes = struct.unpack_from(f"<{count}Q", self._staging, self._start + 8)
+        shared: dict[int, int] = {}
+        if self._read is not None and count and max(sizes) >= _SHARED:
+            shared = {at: size & ~_SHARED for at, size in enumerate(sizes) if size & _SHARED}
+            sizes = tuple(8 if at in shared else size for at, size in enumerate(sizes))
         body = sum(sizes)
         if body > _MOST_BODY:
             raise FrameError(f"a frame announces {body} bytes of buffers")
@@ -169,14 +194,21 @@ class Decoder:
         position = self._start + head
         if body > SMALL:
             self._start = position
-            self._partial = _Partial(header, [bytearray(size) for size in sizes])
+            self._partial = _Partial(header, [self._allocate(size) for size in sizes], shared)
             return self._fill(self._partial)
         buffers: list[Bytes] = []
         for size in sizes:
             buffers.append(bytes(self._view[position : position + size]))
             position += size
         self._start = position
-        return header, buffers
+        return header, self._resolve(buffers, shared)
+
+    def _resolve(self, buffers: list[Bytes], shared: dict[int, int]) -> list[Bytes]:
+        """The buffers, those in shared memory in place of their offsets."""
+        for at, size in shared.items():
+            assert self._read is not None
+            buffers[at] = self._read(int.from_bytes(buffers[at], "little"), size)
+        return buffers
 
     def _more(self, needed: int) -> None:
         """Make room for a frame of `needed` bytes that is not complete."""
@@ -203,4 +235,4 @@ class Decoder:
             partial.filled += take
             self._start += take
         self._partial = None
-        return partial.header, list(partial.buffers)
+        return partial.header, self._resolve(list(partial.buffers), partial.shared)

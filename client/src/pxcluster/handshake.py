@@ -11,11 +11,17 @@ from time import monotonic
 
 from . import __version__, frames
 from .error import VersionMismatch
+from .sharedmemory import allocate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .channel import Channel
     from .frames import Frame, Header
+
+
+def decoder_for(channel: Channel) -> frames.Decoder:
+    """What turns the bytes of `channel` into frames."""
+    return frames.Decoder(allocate, None if channel.memory is None else channel.memory.read)
 
 
 def greet(
@@ -38,6 +44,8 @@ def greet(
     }
     if received is not None:
         hello["received"] = received
+    if channel.memory is not None:
+        hello["shares"] = True
     if not channel.send(deque(memoryview(piece) for piece in frames.encode(hello))):
         raise ConnectionError("the controller does not take the handshake")
     answer, early = _answer(channel, decoder, timeout)

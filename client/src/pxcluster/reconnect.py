@@ -13,7 +13,7 @@ from . import frames
 from .connection import Unreachable
 from .controlrequest import ControlRequest
 from .error import ConnectionLost
-from .handshake import greet
+from .handshake import decoder_for, greet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _pause(session: Session, seconds: float) -> None:
 
 def _resume(session: Session, reopen: Opener, timeout: float) -> tuple[Channel, frames.Decoder, Header, list[Frame]]:
     channel = reopen(timeout)
-    decoder = frames.Decoder()
+    decoder = decoder_for(channel)
     try:
         return (channel, decoder, *greet(channel, decoder, session._key, timeout, session.name, session._received))
     except BaseException:

@@ -25,10 +25,11 @@ from time import monotonic
 from . import frames
 from .controlrequest import ControlRequest, FetchRequest
 from .error import ConnectionLost
-from .handshake import greet
+from .handshake import decoder_for, greet
 from .interrupt import guard
 from .reconnect import reconnect
 from .registry import Registry
+from .uploads import Uploads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .frames import Bytes, Header
     from .reconnect import Opener
     from .requests import Request
+    from .sharedmemory import SharedMemory
 
 #: How long a thread looks for the answer before it sleeps, seconds, once in each wait. Engines answer small requests
 #: within that time, and waking a sleeping core would cost a third of the round trip (215 to 145 µs seen, 2 cores).
@@ -59,7 +61,8 @@ class Session:
     def __init__(self, reopen: Opener, key: str, timeout: float, resume: str | None = None) -> None:
         self._reopen = reopen
         self._key = key
-        self._use(reopen(timeout), frames.Decoder())
+        channel = reopen(timeout)
+        self._use(channel, decoder_for(channel))
         self._process = os.getpid()
         self._closing: str | None = None
         #: Why the connection is lost while another one is made.
@@ -73,6 +76,7 @@ class Session:
         self._followers = 0
         self._turns = 0
         self._outbox: deque[memoryview] = deque()
+        self._uploads = Uploads(self)
         self._callbacks = self.registry.callbacks
         #: Why the session is over, None while it is not.
         self.lost: ConnectionLost | None = None
@@ -99,6 +103,11 @@ class Session:
         self._poller = select.poll()
         self._poller.register(channel, select.POLLIN)
 
+    @property
+    def memory(self) -> SharedMemory | None:
+        """The memory that the present connection shares with the controller."""
+        return self._channel.memory
+
     # -- sending -------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -115,6 +124,8 @@ class Session:
         """Number `request`, send it and keep it until it is answered. ``header["id"]`` is filled in."""
         if self._broken is not None:
             self.wait(lambda: self._broken is None)
+        channel = self._channel
+        places = self._uploads.upload(channel.memory, buffers) if channel.memory is not None and buffers else None
         main = guard.applies()
         was_open = guard.hold() if main else False
         try:
@@ -124,7 +135,10 @@ class Session:
                 request.id = header["id"] = self._next_id
                 request.session = self.name
                 self.registry.register(request)
-                pieces = frames.encode(header, buffers)
+                if places and channel is self._channel:
+                    pieces = frames.encode(header, buffers, places)
+                else:
+                    pieces = frames.encode(header, buffers)
                 if self._received - self._confirmed >= _CONFIRM_ALONG:
                     self._outbox.append(self._confirmation())
                 self._outbox.extend(map(memoryview, pieces))
@@ -134,6 +148,13 @@ class Session:
         finally:
             if main:
                 guard.release(was_open)
+
+    def tell(self, header: Header) -> None:
+        """Send a frame that is no request."""
+        with self._sending:
+            self.check()
+            self._outbox.extend(map(memoryview, frames.encode(header)))
+            self._flush(False)
 
     def _flush(self, main: bool) -> None:
         """Send the outbox. An interrupt leaves the rest of it to the daemon."""
@@ -381,6 +402,8 @@ class Session:
             self._lose(header["reason"])
         elif kind == "closing":
             self._lose(f"cluster {self.cluster_id!r} has stopped: {header['reason']}")
+        elif kind == "reserved":
+            self._uploads.answered(header)
         else:
             self.registry.take(header, buffers)
 

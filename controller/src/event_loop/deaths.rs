@@ -142,6 +142,7 @@ impl<T: Transport> Controller<T> {
             tracing::info!("{sentence}");
         }
         self.transport.lose(engine.rank());
+        self.store.iter().for_each(|store| store.lose(engine));
         let lost = vec![LostEngine { id: engine, reason: sentence }];
         self.clients.send_to_all(&ToClient::Engines { joined: vec![], lost, silent: vec![] });
         // First, so that what comes after it is not relayed to the dead.

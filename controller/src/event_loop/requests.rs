@@ -2,8 +2,8 @@
 
 use super::{Answer, Controller, ControllerError, host};
 use crate::inbox::ConnectionId;
+use crate::reading::Arrived;
 use bytes::Bytes;
-use pxcluster_protocol::frame::Frame;
 use pxcluster_protocol::from_client::{self, FromClient, Targets};
 use pxcluster_protocol::to_client::{ClusterStatus, EngineStatus, ToClient};
 use pxcluster_protocol::to_engine::Cargo;
@@ -16,8 +16,17 @@ impl<T: Transport> Controller<T> {
         &mut self,
         connection: ConnectionId,
         client: ClientId,
-        frame: Frame,
+        arrived: Arrived,
     ) -> Result<(), ControllerError> {
+        let bytes = arrived.bytes;
+        let frame = match self.complete(connection, arrived) {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::warn!("client {} {error}, cut off", client.0);
+                self.clients.disconnect(connection);
+                return Ok(());
+            }
+        };
         let header = match frame.parse::<FromClient>() {
             Ok(header) => header,
             Err(error) => {
@@ -26,10 +35,12 @@ impl<T: Transport> Controller<T> {
                 return Ok(());
             }
         };
-        self.begin_request(client, &header, frame.encoded_len());
+        self.begin_request(client, &header, bytes);
         let key = |request: RequestId| RequestKey { client, request };
         match header {
-            FromClient::Hello(_) => tracing::warn!("client {} says hello twice", client.0),
+            FromClient::Hello(_) | FromClient::Memory(_) => tracing::warn!("client {} says hello twice", client.0),
+            FromClient::Reserve { ticket, sizes } => self.reserve_for_client(connection, client, ticket, &sizes),
+            FromClient::Abandon { places } => self.abandon(connection, &places),
             FromClient::Direct { id, kind, targets } => {
                 if let Some(targets) = self.resolve(key(id), targets) {
                     self.bodies.insert(key(id), (kind, frame.buffers));

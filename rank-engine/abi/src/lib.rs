@@ -8,7 +8,7 @@
 use std::ffi::c_void;
 
 /// Version of this interface.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Bytes that somebody else owns.
 #[repr(C)]
@@ -48,6 +48,17 @@ pub mod kind {
     pub const FORGET: u32 = 3;
 }
 
+/// One buffer of a piece of work.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Its bytes.
+    pub slice: Slice,
+    /// Its own owner, which goes back through [`Vtable::release`] exactly once; the bytes may be written to. Null: the owner of
+    /// the work owns them, too, and they are read-only.
+    pub owner: *mut c_void,
+}
+
 /// One piece of work.
 #[repr(C)]
 #[derive(Debug)]
@@ -65,15 +76,15 @@ pub struct Work {
     /// Direct request: its name (`apply`, `execute` …), static.
     pub name: Slice,
     /// Direct request: its body. Tasks: the function if there is one, then one item per task.
-    pub buffers: *const Slice,
+    pub buffers: *const Part,
     /// Number of buffers.
     pub buffer_count: usize,
-    /// Owner of buffers and table; goes back through [`Vtable::release`] exactly once.
+    /// Owner of the table, and of the buffers that have none of their own; goes back through [`Vtable::release`] exactly once.
     pub owner: *mut c_void,
 }
 
 /// What the program does for the extension. All functions may be called without the GIL, from the main thread only,
-/// except `output`, which any thread may call.
+/// except `output` and `release`, which any thread may call.
 #[repr(C)]
 pub struct Vtable {
     /// [`VERSION`] of the program.

@@ -8,7 +8,7 @@
 mod buffer;
 
 use buffer::{Buffer, Owner};
-use pxcluster_engine_abi::{self as abi, Slice, Vtable, Work, kind};
+use pxcluster_engine_abi::{self as abi, Part, Slice, Vtable, Work, kind};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -74,22 +74,25 @@ impl Runtime {
             Piece(unsafe { work.assume_init() })
         });
         let work = work.0;
-        // SAFETY: the program hands over `buffer_count` slices that live until `owner` is released.
-        let (owner, slices) = unsafe { Owner::adopt(vtable, &work) };
+        // SAFETY: the program hands over `buffer_count` parts that live until `owner` is released.
+        let (owner, parts) = unsafe { Owner::adopt(vtable, &work) };
         let buffers = |range: std::ops::RangeFrom<usize>| -> PyResult<Vec<Py<PyAny>>> {
-            slices[range].iter().map(|slice| hand_over(py, *slice, &owner)).collect()
+            parts[range].iter().map(|part| hand_over(py, part.slice, &owner)).collect()
         };
         match work.kind {
             kind::SHUTDOWN => Ok(None),
             kind::DIRECT => {
                 // SAFETY: names are static strings of the program.
                 let name = PyString::new(py, &String::from_utf8_lossy(unsafe { work.name.bytes() }));
-                let whole: PyResult<Vec<Py<PyAny>>> = slices.iter().map(|slice| wrap(py, *slice, &owner)).collect();
+                // SAFETY: each part once.
+                let owner_of = |part: &Part| unsafe { Owner::of(part, &owner) };
+                let wrap = |part: &Part| wrap(py, part.slice, !part.owner.is_null(), owner_of(part));
+                let whole: PyResult<Vec<Py<PyAny>>> = parts.iter().map(wrap).collect();
                 Ok(Some(("direct", work.token, name, whole?).into_pyobject(py)?.into_any()))
             }
             kind::TASKS => {
                 let first = work.has_function as usize;
-                let function = if first == 1 { Some(wrap(py, slices[0], &owner)?) } else { None };
+                let function = if first == 1 { Some(wrap(py, parts[0].slice, false, Arc::clone(&owner))?) } else { None };
                 let items = buffers(first..)?;
                 let tasks = ("tasks", work.token, work.map_key, function, items, work.first_task);
                 Ok(Some(tasks.into_pyobject(py)?.into_any()))
@@ -152,11 +155,11 @@ fn hand_over(py: Python<'_>, slice: Slice, owner: &Arc<Owner>) -> PyResult<Py<Py
         // SAFETY: `owner` keeps the bytes alive during the copy.
         return Ok(PyBytes::new(py, unsafe { slice.bytes() }).into_any().unbind());
     }
-    wrap(py, slice, owner)
+    wrap(py, slice, false, Arc::clone(owner))
 }
 
-fn wrap(py: Python<'_>, slice: Slice, owner: &Arc<Owner>) -> PyResult<Py<PyAny>> {
-    Ok(Py::new(py, Buffer::new(slice, Arc::clone(owner)))?.into_any())
+fn wrap(py: Python<'_>, slice: Slice, is_writable: bool, owner: Arc<Owner>) -> PyResult<Py<PyAny>> {
+    Ok(Py::new(py, Buffer::new(slice, is_writable, owner))?.into_any())
 }
 
 fn contiguous(buffer: &PyBuffer<u8>) -> PyResult<Slice> {

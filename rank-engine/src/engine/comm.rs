@@ -9,8 +9,9 @@ use bytes::Bytes;
 use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::to_engine::{Cargo, Grant, Loot, Steal, ToEngine};
 use pxcluster_protocol::{EngineId, Rank, codec};
+use pxcluster_transport::arena::{Access, Arena};
 use pxcluster_transport::mpi::MpiTransport;
-use pxcluster_transport::{Transport, send};
+use pxcluster_transport::{Transport, send, send_places};
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -41,6 +42,8 @@ pub(super) struct Comm {
     /// Set while the cluster ends: when user code was interrupted last.
     ending: Option<Instant>,
     nanny: Arc<Nanny>,
+    /// The memory that the ranks of this node share.
+    arena: Option<Arc<Arena>>,
     /// Numbers of the broadcasts that have come.
     seen: BTreeSet<u64>,
     someone_has_died: bool,
@@ -57,7 +60,11 @@ pub(super) enum Turn {
 }
 
 impl Comm {
-    pub(super) fn new(transport: MpiTransport, nanny: Arc<Nanny>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        transport: MpiTransport,
+        nanny: Arc<Nanny>,
+        arena: Option<Arc<Arena>>,
+    ) -> anyhow::Result<Self> {
         let me = transport.rank().engine().context("rank 0 is no engine")?;
         Ok(Self {
             transport,
@@ -65,6 +72,7 @@ impl Comm {
             announced: false,
             ending: None,
             nanny,
+            arena,
             seen: BTreeSet::new(),
             someone_has_died: false,
         })
@@ -90,6 +98,10 @@ impl Comm {
             self.say(&ToController::Ready { host, pid: std::process::id() }, vec![])?;
         }
         self.someone_has_died |= !self.transport.take_suspects().is_empty();
+        let released = self.arena.as_ref().map(|arena| arena.take_released()).unwrap_or_default();
+        if !released.is_empty() {
+            self.say(&ToController::Released { places: released }, vec![])?;
+        }
         let (messages, due) = shared.take_messages();
         for (header, body) in messages {
             idle = false;
@@ -120,14 +132,23 @@ impl Comm {
     }
 
     fn say(&mut self, header: &ToController, body: Vec<Bytes>) -> anyhow::Result<()> {
-        Ok(send(&mut self.transport, Rank::CONTROLLER, header, body)?)
+        let place_of = |buffer: &Bytes| self.arena.as_ref().and_then(|arena| arena.place_of(buffer));
+        Ok(send_places(&mut self.transport, Rank::CONTROLLER, header, body, &place_of)?)
     }
 
     fn handle(&mut self, shared: &Shared, from: Rank, message: &Bytes) -> anyhow::Result<()> {
-        let (header, body) = codec::decode::<ToEngine>(message)?;
+        let map = |place, length| match &self.arena {
+            Some(arena) => arena.map(place, length, Access::CopyOnWrite).map_err(|error| error.to_string()),
+            None => Err("this node has none".to_owned()),
+        };
+        let (header, body) = codec::decode_places::<ToEngine>(message, &map)?;
         let (targets, cargo) = match header {
             ToEngine::Grant(Grant { key, range, last_direct, .. }) => {
                 return Ok(shared.put_tasks(key, vec![range], last_direct, body)?);
+            }
+            ToEngine::Reserved { ticket, places } => {
+                shared.put_places(ticket, places);
+                return Ok(());
             }
             ToEngine::Steal(steal) => return self.give(shared, &steal),
             ToEngine::Loot(Loot { key, ranges, last_direct }) => {

@@ -9,7 +9,10 @@
 use super::comm::{Comm, Turn};
 use super::shared::{Flusher, Piece, Shared};
 use crate::nanny::Nanny;
+use bytes::Bytes;
+use pxcluster_protocol::Rank;
 use pxcluster_transport::Transport;
+use pxcluster_transport::arena::{Access, Arena, LARGE};
 use pxcluster_transport::doorbell::Sleeper;
 use pxcluster_transport::mpi::{Bell, MpiTransport};
 use std::io::Write;
@@ -25,13 +28,20 @@ pub(super) struct Driver {
     pub(super) shared: Shared,
     comm: Mutex<Comm>,
     bell: Bell,
+    /// The memory that this engine shares with rank 0.
+    arena: Option<Arc<Arena>>,
 }
 
 impl Driver {
-    pub(super) fn new(transport: MpiTransport, nanny: Arc<Nanny>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        transport: MpiTransport,
+        nanny: Arc<Nanny>,
+        arena: Option<Arc<Arena>>,
+    ) -> anyhow::Result<Self> {
+        let with_rank_0 = arena.clone().filter(|_| transport.is_local(Rank::CONTROLLER));
         let bell = transport.bell();
         let shared = Shared::new(bell.clone(), nanny.page(), transport.size() - 1);
-        Ok(Self { shared, comm: Mutex::new(Comm::new(transport, nanny)?), bell })
+        Ok(Self { shared, comm: Mutex::new(Comm::new(transport, nanny, arena)?), bell, arena: with_rank_0 })
     }
 
     fn comm(&self) -> MutexGuard<'_, Comm> {
@@ -91,6 +101,50 @@ impl Driver {
                 Ok(Turn::Busy) => {}
             }
         }
+    }
+}
+
+impl Driver {
+    /// Whether a buffer lies in shared memory, mapped for this engine alone.
+    pub(super) fn is_shared(&self, buffer: &[u8]) -> bool {
+        buffer.len() >= LARGE && self.arena.as_ref().is_some_and(|arena| arena.is_own(buffer))
+    }
+
+    /// Writes large buffers of an answer to memory shared with rank 0, so that only their places travel. To be called by the
+    /// main thread; takes turns until rank 0 has said where. `None`: there is no room, or no such memory.
+    pub(super) fn share(&self, buffers: &[&[u8]]) -> Option<Vec<Bytes>> {
+        let arena = self.arena.as_ref().filter(|_| !buffers.is_empty())?;
+        let ticket = self.shared.ask_for_places(buffers.iter().map(|buffer| buffer.len() as u64).collect());
+        let places = loop {
+            let seen = self.bell.rings();
+            if let Some(places) = self.shared.take_places(ticket) {
+                break places?;
+            }
+            match self.turn() {
+                Err(error) => give_up(&error),
+                Ok(Turn::Done) => return None,
+                Ok(Turn::Idle(nap)) => self.bell.sleep(seen, nap, Sleeper::First),
+                Ok(Turn::Busy) => {}
+            }
+        };
+        let written: std::io::Result<Vec<Bytes>> = places
+            .iter()
+            .zip(buffers)
+            .map(|((place, is_warm), buffer)| {
+                if *is_warm {
+                    arena.write_warm(*place, buffer)?;
+                } else {
+                    arena.write(*place, buffer)?;
+                }
+                arena.map(*place, buffer.len(), Access::Read)
+            })
+            .collect();
+        written
+            .inspect_err(|error| {
+                tracing::warn!("no room for an answer in shared memory ({error}): copied instead");
+                self.shared.release_places(places.iter().map(|(place, _)| *place).collect());
+            })
+            .ok()
     }
 }
 

@@ -63,6 +63,9 @@ enum Running {
     },
 }
 
+/// Offsets in shared memory, and whether the pages are there already; `None`: there is no room.
+pub(super) type Places = Option<Vec<(u64, bool)>>;
+
 /// The function of a map, and whether Python has it.
 #[derive(Default)]
 struct Function {
@@ -83,6 +86,8 @@ struct State {
     last: Option<(u64, RequestKey)>,
     tokens: u64,
     outbox: Outbox,
+    /// The last question for places in shared memory, and its answer when it has come.
+    places: (u64, Option<Places>),
     /// Where the nanny reads which task runs.
     page: Option<&'static Page>,
     /// Python has come to its main loop.
@@ -259,7 +264,38 @@ impl Shared {
             .map(|()| seen)
     }
 
+    /// Rank 0 has answered a question for places.
+    pub(super) fn put_places(&self, ticket: u64, places: Places) {
+        let mut state = self.lock();
+        if state.places.0 == ticket {
+            state.places.1 = Some(places);
+        }
+    }
+
     // ---- called by the main thread ----
+
+    /// Asks rank 0 for places of these sizes in shared memory.
+    pub(super) fn ask_for_places(&self, sizes: Vec<u64>) -> u64 {
+        let mut state = self.lock();
+        let ticket = state.places.0 + 1;
+        state.places = (ticket, None);
+        state.outbox.push((ToController::Reserve { ticket, sizes }, vec![]));
+        ticket
+    }
+
+    /// The answer to that question, when it has come.
+    pub(super) fn take_places(&self, ticket: u64) -> Option<Places> {
+        let mut state = self.lock();
+        if state.ended.is_some() || state.ending {
+            return Some(None);
+        }
+        state.places.1.take().filter(|_| state.places.0 == ticket)
+    }
+
+    /// Places that will not be used.
+    pub(super) fn release_places(&self, places: Vec<u64>) {
+        self.lock().outbox.push((ToController::Released { places }, vec![]));
+    }
 
     /// What the main thread is to run now, if there is anything.
     pub(super) fn try_next(&self) -> Option<Piece> {

@@ -4,9 +4,10 @@
 use super::driver::Driver;
 use super::shared::Piece;
 use bytes::Bytes;
-use pxcluster_engine_abi::{self as abi, Slice, Vtable, Work, kind};
+use pxcluster_engine_abi::{self as abi, Part, Slice, Vtable, Work, kind};
 use pxcluster_protocol::to_client::OutputName;
 use pxcluster_protocol::{EngineId, RequestKey, Status};
+use pxcluster_transport::arena::LARGE;
 use std::ffi::c_void;
 use std::sync::{Arc, OnceLock};
 
@@ -48,10 +49,17 @@ pub(super) fn install(driver: Arc<Driver>, about: About) -> VtableAddress {
     VtableAddress(std::ptr::from_ref(vtable) as usize)
 }
 
-/// Keeps the memory of one piece of work alive.
+/// Keeps the memory of one piece of work, or of one buffer of it, alive.
 struct Owner {
     _bytes: Vec<Bytes>,
-    slices: Vec<Slice>,
+    parts: Vec<Part>,
+}
+
+impl Owner {
+    /// The owner of these buffers, as the extension gets it.
+    fn new(bytes: Vec<Bytes>, parts: Vec<Part>) -> *mut c_void {
+        Box::into_raw(Box::new(Self { _bytes: bytes, parts })).cast()
+    }
 }
 
 extern "C" fn next(out: *mut Work) {
@@ -67,12 +75,19 @@ extern "C" fn next(out: *mut Work) {
         buffer_count: 0,
         owner: std::ptr::null_mut(),
     };
-    let own = |work: &mut Work, bytes: Vec<Bytes>| {
-        let slices = bytes.iter().map(|buffer| Slice::new(buffer)).collect();
-        let owner = Box::new(Owner { _bytes: bytes, slices });
-        work.buffers = owner.slices.as_ptr();
-        work.buffer_count = owner.slices.len();
-        work.owner = Box::into_raw(owner).cast();
+    // A buffer in shared memory is given up when nobody needs it, whatever becomes of the others.
+    let is_shared = |buffer: &Bytes| DRIVER.get().is_some_and(|driver| driver.is_shared(buffer));
+    let own = |work: &mut Work, bytes: Vec<Bytes>, each: bool| {
+        let part = |buffer: &Bytes| {
+            let alone = each && is_shared(buffer);
+            let owner = if alone { Owner::new(vec![buffer.clone()], vec![]) } else { std::ptr::null_mut() };
+            Part { slice: Slice::new(buffer), owner }
+        };
+        let parts: Vec<Part> = bytes.iter().map(part).collect();
+        let others = bytes.into_iter().zip(&parts).filter(|(_, part)| part.owner.is_null()).map(|(buffer, _)| buffer);
+        let others = others.collect();
+        (work.buffers, work.buffer_count) = (parts.as_ptr(), parts.len());
+        work.owner = Owner::new(others, parts);
     };
     match piece {
         Piece::Shutdown => {}
@@ -80,7 +95,7 @@ extern "C" fn next(out: *mut Work) {
             work.kind = kind::DIRECT;
             work.token = token;
             work.name = Slice::new(direct.name().as_bytes());
-            own(&mut work, body);
+            own(&mut work, body, true);
         }
         Piece::Tasks { token, key, function, first, items } => {
             work.kind = kind::TASKS;
@@ -88,7 +103,7 @@ extern "C" fn next(out: *mut Work) {
             work.map_key = map_key(key);
             work.first_task = first;
             work.has_function = u32::from(function.is_some());
-            own(&mut work, function.into_iter().chain(items).collect());
+            own(&mut work, function.into_iter().chain(items).collect(), false);
         }
         Piece::Forget(key) => {
             work.kind = kind::FORGET;
@@ -110,12 +125,16 @@ extern "C" fn release(owner: *mut c_void) {
 }
 
 extern "C" fn reply(token: u64, status: u8, started: f64, completed: f64, buffers: *const Slice, count: usize) {
-    let Some(Driver { shared, .. }) = DRIVER.get().map(Arc::as_ref) else { return };
+    let Some(driver) = DRIVER.get() else { return };
     // SAFETY: the extension passes `count` slices that live during the call.
     let slices = if count == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(buffers, count) } };
     // SAFETY: as above.
-    let body = slices.iter().map(|slice| Bytes::copy_from_slice(unsafe { slice.bytes() })).collect();
-    shared.reply(token, status_of(status), started, completed, body);
+    let slices: Vec<&[u8]> = slices.iter().map(|slice| unsafe { slice.bytes() }).collect();
+    let large: Vec<&[u8]> = slices.iter().copied().filter(|slice| slice.len() >= LARGE).collect();
+    let mut shared = driver.share(&large).unwrap_or_default().into_iter();
+    let mut place = |slice: &&[u8]| if slice.len() >= LARGE { shared.next() } else { None };
+    let body = slices.iter().map(|slice| place(slice).unwrap_or_else(|| Bytes::copy_from_slice(slice))).collect();
+    driver.shared.reply(token, status_of(status), started, completed, body);
 }
 
 extern "C" fn result(token: u64, position: usize, status: u8, payload: Slice) -> u32 {

@@ -1,8 +1,10 @@
 //! The MPI job of this process: its start, its communicators, its end.
 
 use super::{MpiTransport, calls};
-use crate::TransportError;
+use crate::arena::{Arena, Node};
 use crate::doorbell::{self, Doorbells};
+use crate::TransportError;
+use mpi::collective::SystemOperation;
 use mpi::Threading;
 use mpi::environment::Universe;
 use mpi::ffi;
@@ -21,6 +23,8 @@ pub struct World {
     engines: Option<SimpleCommunicator>,
     doorbells: Arc<Doorbells>,
     local: Arc<[bool]>,
+    arena: Option<Arc<Arena>>,
+    nodes: Vec<Node>,
     /// MPI's own shared memory file of this rank, which has been unlinked.
     unlinked: Option<PathBuf>,
     /// Last, because dropping it finalises MPI.
@@ -63,8 +67,11 @@ impl World {
         let engines = world.split_by_color(color);
         let node = control.split_shared(control.rank());
         let (doorbells, local) = share_doorbells(&control, &node)?;
+        let arena = share_arena(&node).map(Arc::new);
+        let nodes = nodes(&control, &node, arena.as_deref());
         let unlinked = unlink_shared_memory(&node);
-        Ok(Self { universe, threads, control, engines, doorbells: Arc::new(doorbells), local: local.into(), unlinked })
+        let (doorbells, local) = (Arc::new(doorbells), local.into());
+        Ok(Self { universe, threads, control, engines, doorbells, local, arena, nodes, unlinked })
     }
 
     /// This process.
@@ -92,6 +99,16 @@ impl World {
     pub fn transport(&self) -> MpiTransport {
         let communicator = calls::Communicator(self.control.as_raw());
         MpiTransport::new(communicator, self.rank(), Arc::clone(&self.doorbells), Arc::clone(&self.local))
+    }
+
+    /// The memory that this node's ranks share; `None` where they cannot.
+    pub fn arena(&self) -> Option<Arc<Arena>> {
+        self.arena.clone()
+    }
+
+    /// For each rank, its node.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
     }
 
     /// Waits until every rank has come to its end, and takes what is still under way to this one (acknowledgements, which
@@ -157,6 +174,36 @@ fn share_doorbells(
     let mut local = vec![false; size as usize];
     ranks.into_iter().for_each(|rank| local[rank as usize] = true);
     Ok((doorbells?, local))
+}
+
+/// Opens one arena in all ranks of the node, or in none. Collective.
+fn share_arena(node: &SimpleCommunicator) -> Option<Arena> {
+    let mut name = u64::from(std::process::id());
+    node.process_at_rank(0).broadcast_into(&mut name);
+    let path = doorbell::path(&format!("arena-{name}"));
+    let mut made = None;
+    if node.rank() == 0 {
+        let _of_a_killed_process = std::fs::remove_file(&path);
+        made = Some(Arena::create(&path));
+    }
+    node.barrier();
+    let arena = made.unwrap_or_else(|| Arena::open(&path));
+    let mut everybody = 0u8;
+    node.all_reduce_into(&u8::from(arena.is_ok()), &mut everybody, SystemOperation::min());
+    if node.rank() == 0 {
+        let _never_made = std::fs::remove_file(&path);
+    }
+    arena.ok().filter(|_| everybody == 1)
+}
+
+/// What each rank has to say of its node. Collective.
+fn nodes(control: &SimpleCommunicator, node: &SimpleCommunicator, arena: Option<&Arena>) -> Vec<Node> {
+    let mut first = control.rank();
+    node.process_at_rank(0).broadcast_into(&mut first);
+    let mine = [first as u64, arena.map_or(0, Arena::room)];
+    let mut all = vec![0u64; 2 * control.size() as usize];
+    control.all_gather_into(&mine[..], &mut all[..]);
+    all.chunks_exact(2).map(|words| Node { first: Rank(words[0] as u32), room: words[1] }).collect()
 }
 
 fn create(path: &Path, size: u32, with_fifo: bool) -> Result<Doorbells, TransportError> {

@@ -17,11 +17,8 @@ def main(runtime: Runtime) -> None:
     """Serve `runtime` until it has no more work. The interpreter is the user's from here on."""
     start(runtime)
     try:
-        while True:
-            work = state.host.next()
-            if work is None:
-                return
-            serve(work)
+        while serve(state.host.next()):
+            pass  # nothing of the last work is kept while the next one is waited for
     finally:
         streams.restore()
 
@@ -38,8 +35,13 @@ def start(runtime: Runtime) -> None:
     shell.watch_imports()
 
 
-def serve(work: Work) -> None:
-    """Do one piece of work. It is answered even if a second interrupt hits where the first one is handled."""
+def serve(work: Work | None) -> bool:
+    """Do one piece of work; whether there may be more.
+
+    It is answered even if a second interrupt hits where the first one is handled.
+    """
+    if work is None:
+        return False
     if work[0] == "tasks":
         _, token, map_key, function, items, first = work
         try:
@@ -57,3 +59,4 @@ def serve(work: Work) -> None:
             state.host.reply(token, ERROR, 0.0, 0.0, [failure(error, kind)])
     else:
         forget_map(work[1])
+    return True

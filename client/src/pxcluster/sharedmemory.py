@@ -1,0 +1,109 @@
+"""The shared memory of the controller's host: large buffers are written there once and sent by their place.
+
+The controller hands it over as a file descriptor. Places are the controller's to give: a client writes to those that it was
+given, and copies what a frame names, so that no array of the user's depends on what becomes of a place later.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import threading
+
+from . import frames
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .frames import Bytes
+
+#: Buffers of at least so many bytes go through shared memory.
+LARGE = 1 << 20
+#: Bytes that are written or read at a time.
+_PORTION = 16 << 20
+#: So many mappings are kept, and so many bytes of them.
+_WINDOWS = 4
+_WINDOWS_BYTES = 512 << 20
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
+
+
+class SharedMemory:
+    """One cluster's, open until :meth:`close`. Threads take turns at writing to it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+        #: Mappings of places that were written to, by offset, the last one at the end: writing there again costs no faults.
+        self._windows: dict[int, mmap.mmap] = {}
+
+    def write(self, place: int, is_warm: bool, buffer: Bytes, told: Callable[[int], None]) -> None:
+        """Copy `buffer` to `place` and tell `told` of each portion's bytes. OSError: the memory is full.
+
+        `is_warm`: the place has its pages. Where it has not, a mapping would end the process if the memory is full.
+        """
+        view = memoryview(buffer).cast("B")
+        if is_warm:
+            with self._lock, self._window(place, len(view)) as window:
+                for at in range(0, len(view), _PORTION):
+                    window[at : at + _PORTION] = view[at : at + _PORTION]
+                    told(min(_PORTION, len(view) - at))
+            return
+        at = 0
+        while at < len(view):
+            count = os.pwrite(self._descriptor, view[at : at + _PORTION], place + at)
+            at += count
+            told(count)
+
+    def _window(self, place: int, length: int) -> memoryview:
+        """A mapping of the place to write through."""
+        window = self._windows.pop(place, None)
+        if window is None or len(window) < length:
+            window = mmap.mmap(self._descriptor, length, offset=place)
+            try:
+                window.madvise(_POPULATE_WRITE)
+            except OSError:
+                pass  # an older kernel: each page costs a fault
+        self._windows[place] = window
+        while len(self._windows) > _WINDOWS or sum(map(len, self._windows.values())) > max(_WINDOWS_BYTES, length):
+            del self._windows[next(iter(self._windows))]
+        return memoryview(window)[:length]
+
+    def read(self, place: int, length: int) -> memoryview:
+        """A copy of what is at `place`."""
+        buffer = allocate(length)
+        at = 0
+        while at < length:
+            count = os.preadv(self._descriptor, [buffer[at : at + _PORTION]], place + at)
+            if count == 0:
+                raise OSError(f"{length} bytes at {place} of the shared memory are not there")
+            at += count
+        return buffer
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._windows.clear()
+
+
+def allocate(length: int) -> memoryview:
+    """Zeros to be overwritten. Large ones lie in pages of their own, in huge ones if the system has them: a tenth of the faults."""
+    if length < LARGE:
+        return memoryview(bytearray(length))
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    except (AttributeError, OSError):
+        pass  # a system without them
+    return memoryview(memory)
+
+
+def fetch(sock: socket.socket, key: str) -> SharedMemory | None:
+    """Ask the controller at the other end of a fresh connection for its memory; None if it has none to share."""
+    question = {"type": "memory", "protocol_version": frames.PROTOCOL_VERSION, "key": key}
+    sock.sendall(b"".join(frames.encode(question)))
+    _, descriptors, _, _ = socket.recv_fds(sock, frames.SMALL, 1)
+    return SharedMemory(descriptors[0]) if descriptors else None

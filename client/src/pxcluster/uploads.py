@@ -1,0 +1,65 @@
+"""Large buffers of requests on their way into the controller's shared memory."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+
+from .frames import size_of
+from .sharedmemory import LARGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .frames import Bytes, Header
+    from .session import Session
+    from .sharedmemory import SharedMemory
+
+
+class Uploads:
+    """Those of one session. Places are asked for, written to, and named by the request that follows."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._tickets = 0
+        #: Answers of the controller that have come.
+        self._answers: dict[int, list[tuple[int, bool]] | None] = {}
+
+    def upload(self, memory: SharedMemory, buffers: Sequence[Bytes]) -> dict[int, int] | None:
+        """Write the large ones of `buffers` to `memory`: their places by index. None: there is no room, or nothing large."""
+        large = [at for at, buffer in enumerate(buffers) if size_of(buffer) >= LARGE]
+        if not large:
+            return None
+        places = self._reserve(memory, [size_of(buffers[at]) for at in large])
+        if places is None:
+            return None
+        try:
+            for at, (place, is_warm) in zip(large, places, strict=True):
+                memory.write(place, is_warm, buffers[at], lambda _count: None)
+        except BaseException as problem:
+            self._session.tell({"type": "abandon", "places": [place for place, _ in places]})
+            if not isinstance(problem, OSError):
+                raise
+            warnings.warn(
+                f"the shared memory of the cluster's host is full ({problem.strerror}): large data are copied to each engine",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+        return {at: place for at, (place, _) in zip(large, places, strict=True)}
+
+    def answered(self, header: Header) -> None:
+        """The controller has answered. Called by the reader."""
+        self._answers[header["ticket"]] = header["places"]
+
+    def _reserve(self, memory: SharedMemory, sizes: list[int]) -> list[tuple[int, bool]] | None:
+        with self._lock:
+            self._tickets += 1
+            ticket = self._tickets
+        session = self._session
+        session.tell({"type": "reserve", "ticket": ticket, "sizes": sizes})
+        # A new connection knows nothing of the question.
+        session.wait(lambda: ticket in self._answers or session.memory is not memory)
+        return self._answers.pop(ticket, None)
