@@ -92,6 +92,7 @@ def test_requests_beyond_the_bound_wait_in_the_client(new_cluster: Callable[...,
     cluster = new_cluster(2, env={"PXCLUSTER_REQUESTS_MEMORY": "3000000"})
     rc = cluster.client()
     data = bytes(1 << 20)
-    assert rc.load_balanced_view().map_sync(len, [data] * 100) == [1 << 20] * 100
+    items = [bytes(1 << 20) for _ in range(100)]  # not one object, which would be sent once
+    assert rc.load_balanced_view().map_sync(len, items) == [1 << 20] * 100
     results = [rc[:].apply_async(len, data) for _ in range(30)]
     assert [result.get(timeout=60) for result in results] == [[1 << 20] * 2] * 30
