@@ -44,7 +44,10 @@ impl Bounds {
         Ok(Self {
             results: bytes("PXCLUSTER_RESULTS_MEMORY", default.results)?,
             requests: bytes("PXCLUSTER_REQUESTS_MEMORY", default.requests)?,
-            shared: variable("PXCLUSTER_SHARED_MEMORY").map(|_| bytes("PXCLUSTER_SHARED_MEMORY", 0)).transpose()?.map(|bytes| bytes as u64),
+            shared: variable("PXCLUSTER_SHARED_MEMORY")
+                .map(|_| bytes("PXCLUSTER_SHARED_MEMORY", 0))
+                .transpose()?
+                .map(|bytes| bytes as u64),
             spill: spill.map_or(default.spill, PathBuf::from),
         })
     }

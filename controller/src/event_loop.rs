@@ -11,6 +11,7 @@ use crate::Settings;
 use crate::certificate::{Identity, IdentityError};
 use crate::clients::Clients;
 use crate::files::{ClusterFiles, ClusterLock, FilesError};
+use crate::fills::Fills;
 use crate::inbox::{ConnectionId, Inbox, Notice};
 use crate::interfaces;
 use crate::listener::{LAST_FRAMES, ListenError, RemoteListener, serve_local};
@@ -20,6 +21,7 @@ use crate::relays::Relays;
 use crate::spill::Spill;
 use crate::store::{Reservation, Store};
 use crate::timeouts::Timeouts;
+use bulk::Waiting;
 use bytes::Bytes;
 use nix::unistd::Pid;
 use pxcluster_protocol::codec::{self, CodecError};
@@ -80,6 +82,9 @@ pub enum ControllerError {
     /// The system has no randomness.
     #[error("the system gives no random numbers: {0}")]
     Random(#[from] rand::rand_core::OsError),
+    /// The node's shared memory cannot be mapped.
+    #[error("a buffer in shared memory cannot be mapped: {0}")]
+    SharedMemory(#[source] std::io::Error),
     /// An engine cannot start.
     #[error("engine {engine} cannot start: {reason}")]
     Unfit {
@@ -128,6 +133,8 @@ pub struct Controller<T: Transport> {
     timeouts: Timeouts,
     /// Large buffers, if there is shared memory.
     store: Option<Arc<Store>>,
+    /// Large buffers on their way to other nodes.
+    fills: Fills<Waiting>,
     /// Places that connections were given and have not named in a request.
     reservations: BTreeMap<ConnectionId, Vec<Reservation>>,
     /// When memory is given back to the system.
@@ -167,6 +174,7 @@ impl<T: Transport> Controller<T> {
             engines: BTreeMap::new(),
             timeouts: Timeouts::default(),
             store,
+            fills: Fills::default(),
             reservations: BTreeMap::new(),
             release_at: None,
             gone: BTreeMap::new(),
@@ -237,6 +245,7 @@ impl<T: Transport> Controller<T> {
                 self.decide(Event::TimedOut(key), &Answer::default())?;
             }
             self.handle_suspects()?;
+            self.punch_elsewhere()?;
             if !self.published && self.engines.len() == size as usize && self.deadline.is_none() {
                 self.published = true;
                 self.ready_at = Instant::now();
@@ -398,6 +407,7 @@ impl<T: Transport> Controller<T> {
                 self.decide(Event::Got { engine, key, victim, ranges }, &Answer::default())
             }
             ToController::Reserve { ticket, sizes } => self.reserve_for_engine(engine, ticket, &sizes),
+            ToController::Filled { place, upto } => self.filled(engine, place, upto),
             ToController::Released { places } => {
                 self.store.iter().for_each(|store| store.release(&places, engine));
                 Ok(())

@@ -13,6 +13,7 @@ mod clients;
 mod descriptors;
 mod event_loop;
 mod files;
+mod fills;
 mod handshake;
 mod inbox;
 mod interfaces;

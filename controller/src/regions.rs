@@ -8,7 +8,7 @@
 
 use pxcluster_protocol::EngineId;
 use pxcluster_transport::arena::PAGE;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Most bytes that may wait in the pool.
@@ -21,6 +21,8 @@ pub(crate) type Range = (u64, u64);
 
 #[derive(Debug, Default)]
 struct Region {
+    /// A number that no other region has or will have.
+    id: u64,
     length: u64,
     is_written: bool,
     /// How many uses rank 0 has for it.
@@ -58,6 +60,8 @@ pub(crate) struct Regions {
     usage: Usage,
     /// Nothing was ever given out from here on.
     end: u64,
+    /// Number of the last region.
+    last: u64,
     /// To be given back to the system.
     surplus: Vec<Range>,
 }
@@ -65,7 +69,7 @@ pub(crate) struct Regions {
 impl Regions {
     pub(crate) fn new(bound: u64) -> Self {
         let usage = Usage { bound, ..Usage::default() };
-        Self { live: BTreeMap::new(), pool: BTreeMap::new(), usage, end: 0, surplus: vec![] }
+        Self { live: BTreeMap::new(), pool: BTreeMap::new(), usage, end: 0, last: 0, surplus: vec![] }
     }
 
     /// A place for so many bytes, kept once; `None`: there is no room.
@@ -75,7 +79,8 @@ impl Regions {
             return None;
         }
         let fits = self.pool.iter().filter(|(_, (pooled, _))| *pooled >= length);
-        let best = fits.min_by_key(|(_, (pooled, _))| *pooled).map(|(offset, (pooled, since))| (*offset, *pooled, *since));
+        let best =
+            fits.min_by_key(|(_, (pooled, _))| *pooled).map(|(offset, (pooled, since))| (*offset, *pooled, *since));
         let taken = if let Some((offset, pooled, since)) = best {
             self.pool.remove(&offset);
             if pooled > length {
@@ -92,7 +97,8 @@ impl Regions {
         };
         self.usage.used += length;
         self.usage.buffers += 1;
-        self.live.insert(taken.offset, Region { length, kept: 1, ..Region::default() });
+        self.last += 1;
+        self.live.insert(taken.offset, Region { id: self.last, length, kept: 1, ..Region::default() });
         Some(taken)
     }
 
@@ -101,6 +107,23 @@ impl Regions {
         if let Some((_, region)) = self.at(place) {
             region.is_written = true;
         }
+    }
+
+    /// Somebody may write to a place long after this: it is not to be used again.
+    pub(crate) fn taint(&mut self, place: u64) {
+        if let Some((_, region)) = self.at(place) {
+            region.is_written = false;
+        }
+    }
+
+    /// The number of the region that a place is in.
+    pub(crate) fn id_of(&mut self, place: u64) -> Option<u64> {
+        self.at(place).map(|(_, region)| region.id)
+    }
+
+    /// The numbers of all regions in use.
+    pub(crate) fn ids(&self) -> BTreeSet<u64> {
+        self.live.values().map(|region| region.id).collect()
     }
 
     /// What is to be given back to the system now.

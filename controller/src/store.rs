@@ -3,10 +3,11 @@
 //! To the rest of the controller such a buffer is `Bytes` like any other. [`Store::place_of`] says of any slice where it lies.
 //! The last clone that goes gives the place back, unless engines hold it.
 
-use crate::regions::{Regions, Taken, Usage};
+use crate::regions::{Range, Regions, Taken, Usage};
 use bytes::Bytes;
 use pxcluster_protocol::EngineId;
 use pxcluster_transport::arena::{Access, Arena};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,12 +21,14 @@ const SMALL: usize = 64 << 10;
 pub(crate) struct Store {
     arena: Arc<Arena>,
     regions: Mutex<Regions>,
+    /// What other nodes have to give back, too.
+    punched: Mutex<Vec<Range>>,
 }
 
 impl Store {
     /// A store of at most `bound` bytes.
     pub(crate) fn new(arena: Arc<Arena>, bound: u64) -> Arc<Self> {
-        Arc::new(Self { arena, regions: Mutex::new(Regions::new(bound)) })
+        Arc::new(Self { arena, regions: Mutex::new(Regions::new(bound)), punched: Mutex::default() })
     }
 
     fn regions(&self) -> MutexGuard<'_, Regions> {
@@ -39,8 +42,11 @@ impl Store {
             let result = change(&mut regions, Instant::now());
             (result, regions.take_surplus())
         };
-        for (offset, length) in surplus {
-            self.arena.punch(offset, length);
+        for (offset, length) in &surplus {
+            self.arena.punch(*offset, *length);
+        }
+        if !surplus.is_empty() {
+            self.punched.lock().unwrap_or_else(PoisonError::into_inner).extend(surplus);
         }
         result
     }
@@ -93,6 +99,11 @@ impl Store {
         Ok(Bytes::from_owner(Kept { bytes, _keeper: keeper }))
     }
 
+    /// A part of a buffer that is kept, to be sent; unmapped when it is gone.
+    pub(crate) fn segment(&self, place: u64, length: usize) -> io::Result<Bytes> {
+        self.arena.map(place, length, Access::Read)
+    }
+
     /// Gives pages that have waited too long back to the system; how long until there may be more of them.
     pub(crate) fn tidy(&self) -> Option<Duration> {
         self.change(|regions, now| {
@@ -103,6 +114,26 @@ impl Store {
 
     pub(crate) fn usage(&self) -> Usage {
         self.regions().usage()
+    }
+
+    /// The number of the buffer at a place: no other has it, or will.
+    pub(crate) fn id_of(&self, place: u64) -> Option<u64> {
+        self.regions().id_of(place)
+    }
+
+    /// Numbers of all buffers.
+    pub(crate) fn ids(&self) -> BTreeSet<u64> {
+        self.regions().ids()
+    }
+
+    /// A place is not to be used again.
+    pub(crate) fn taint(&self, place: u64) {
+        self.regions().taint(place);
+    }
+
+    /// Ranges whose pages other nodes have to give back.
+    pub(crate) fn take_punched(&self) -> Vec<Range> {
+        std::mem::take(&mut *self.punched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Bytes that an engine has mapped.

@@ -116,7 +116,9 @@ fn echo(mut transport: Loopback) {
             (ToEngine::Steal(Steal { key, thief, .. }), _) => {
                 say(&mut transport, &ToController::Gave { key, thief, ranges: vec![] }, vec![]);
             }
-            (ToEngine::Loot(_) | ToEngine::Reserved { .. }, _) => panic!("nobody gives anything away, or asks for places"),
+            (ToEngine::Loot(_) | ToEngine::Reserved { .. } | ToEngine::Fill { .. }, _) => {
+                panic!("nobody gives anything away, or asks for places")
+            }
             (ToEngine::Relay { cargo: Cargo::Direct(_), .. }, body) if me == EngineId(0) && body == ["die"] => return,
             (ToEngine::Relay { targets, cargo }, body) => {
                 relay(&mut transport, &targets.without(me), &cargo, &body).expect("encodes");

@@ -73,6 +73,13 @@ pub enum ToController {
         /// Bytes of each buffer.
         sizes: Vec<u64>,
     },
+    /// A buffer has been written to the shared memory of the engine's node so far.
+    Filled {
+        /// Where it begins.
+        place: u64,
+        /// How many bytes of it are there; `None`: there is no room for it.
+        upto: Option<u64>,
+    },
     /// Places in shared memory that the engine has let go of, once for each time that it was sent one.
     Released {
         /// Their offsets.

@@ -28,6 +28,15 @@ pub enum ToEngine {
         /// Offset of each buffer, and whether it has its pages already; `None`: there is no room for all of them.
         places: Option<Vec<(u64, bool)>>,
     },
+    /// A segment of a buffer for the shared memory of other nodes than rank 0's. Buffers: the segment.
+    Fill {
+        /// The receiver and those below it in the tree, one per node.
+        leaders: EngineSet,
+        /// Where the buffer begins.
+        place: u64,
+        /// Where in the buffer the segment begins.
+        at: u64,
+    },
     /// Tasks that their engine has given away, engine → engine. Buffers as of a grant, items in the order of `ranges`.
     Loot(Loot),
 }
@@ -51,6 +60,8 @@ pub enum Cargo {
     Shutdown,
     /// Where the engine's nanny reports its death.
     ReportTo(ReportTo),
+    /// Ranges of shared memory, offset and length, whose pages the receiver's node gives back to the system.
+    Punch(Vec<(u64, u64)>),
     /// An engine has died: nothing is sent to it any more.
     Lost(EngineId),
     /// The receiver ends its own process by SIGKILL.

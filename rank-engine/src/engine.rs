@@ -1,5 +1,5 @@
 //! Ranks ≥ 1. The main thread is Python's; the comm thread speaks MPI while user code runs and never touches the GIL.
-#![allow(unsafe_code, reason = "_exit")]
+#![allow(unsafe_code, reason = "_exit, mallopt")]
 
 mod comm;
 mod driver;
@@ -27,12 +27,16 @@ use std::time::Duration;
 /// How late the kernel may wake this process, nanoseconds. It allows itself 50 us unless told, by which every short sleep of
 /// user code would be longer than asked for.
 const TIMER_SLACK: u64 = 1_000;
+/// What the allocator of an engine keeps of what user code has freed, bytes, and below which size it keeps anything. By
+/// default arrays of a megabyte go back to the system each time, and a third of a map over such is page faults.
+const KEPT: [libc::c_int; 2] = [64 << 20, 16 << 20];
 /// How long the launcher may take to end the job under an engine that must not leave MPI.
 const ABORT: Duration = Duration::from_secs(10);
 
 /// Runs the engine until the cluster ends. An engine that fails dies, if it has a nanny, and the others go on.
 pub(crate) fn run(world: &World, nanny: Nanny) -> anyhow::Result<ExitCode> {
     nix::sys::prctl::set_timerslack(TIMER_SLACK).context("prctl")?;
+    keep_freed_memory();
     let nanny = Arc::new(nanny);
     let result = run_until_the_end(world, &nanny);
     if let Err(error) = &result
@@ -44,6 +48,15 @@ pub(crate) fn run(world: &World, nanny: Nanny) -> anyhow::Result<ExitCode> {
     }
     nanny.leaving();
     result
+}
+
+fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: two numbers; a value that is refused changes nothing.
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT[0]);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT[1]);
+    }
 }
 
 fn run_until_the_end(world: &World, nanny: &Arc<Nanny>) -> anyhow::Result<ExitCode> {

@@ -21,6 +21,8 @@ pub const LARGE: usize = 1 << 20;
 /// So many mappings to write through are kept, and so many bytes of them.
 const WINDOWS: usize = 4;
 const WINDOWS_BYTES: usize = 512 << 20;
+/// Lengths of the file, bytes: as long as possible.
+const LENGTHS: [u64; 2] = [1 << 62, 1 << 43];
 /// Places are multiples of this, bytes.
 pub const PAGE: u64 = 4096;
 
@@ -58,7 +60,11 @@ pub struct Arena {
 impl Arena {
     /// Makes the node's file. Done by one rank of the node, before the others open it.
     pub fn create(path: &Path) -> io::Result<Self> {
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).map(Self::new)
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        // Pages come with what is written to them. A length of its own lets any place be mapped; not every file system has the
+        // first one.
+        let _as_long_as_it_is = LENGTHS.iter().find(|length| file.set_len(**length).is_ok());
+        Ok(Self::new(file))
     }
 
     /// Opens the file that another rank of the node has made.
@@ -198,9 +204,8 @@ impl Window {
         let length = length + (offset - start) as usize;
         let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
         // SAFETY: a fresh mapping of a live descriptor at an aligned offset.
-        let address = unsafe {
-            libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, fd, start as libc::off_t)
-        };
+        let address =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, fd, start as libc::off_t) };
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

@@ -21,7 +21,7 @@ pub mod loopback;
 pub mod mpi;
 mod relay;
 
-pub use relay::relay;
+pub use relay::{relay, relay_fill};
 
 use bytes::Bytes;
 use pxcluster_protocol::Rank;

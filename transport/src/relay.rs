@@ -30,3 +30,21 @@ pub fn relay(
     }
     Ok(())
 }
+
+/// Sends a segment of a buffer to the leaders of nodes, along the same kind of tree.
+pub fn relay_fill(
+    transport: &mut dyn Transport,
+    leaders: &EngineSet,
+    place: u64,
+    at: u64,
+    segment: &[Bytes],
+) -> Result<(), CodecError> {
+    if leaders.is_empty() {
+        return Ok(());
+    }
+    for part in leaders.split_for_relay(FANOUT) {
+        let Some(first) = part.min() else { continue };
+        send(transport, first.rank(), &ToEngine::Fill { leaders: part, place, at }, segment.to_vec())?;
+    }
+    Ok(())
+}

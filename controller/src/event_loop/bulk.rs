@@ -2,6 +2,7 @@
 
 use super::{Controller, ControllerError};
 use crate::Settings;
+use crate::fills::{Buffer, Node, Ready, Segment};
 use crate::inbox::ConnectionId;
 use crate::reading::Arrived;
 use crate::store::{Reservation, Store};
@@ -10,7 +11,8 @@ use pxcluster_protocol::frame::{Frame, FrameError};
 use pxcluster_protocol::to_client::ToClient;
 use pxcluster_protocol::to_engine::{Cargo, ToEngine};
 use pxcluster_protocol::{ClientId, EngineId, EngineSet, Rank};
-use pxcluster_transport::{Transport, relay, send, send_places};
+use pxcluster_transport::{Transport, relay, relay_fill, send, send_places};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Share of what the node has room for that buffers may take, percent.
@@ -126,16 +128,126 @@ impl<T: Transport> Controller<T> {
         cargo: &Cargo,
         body: &[Bytes],
     ) -> Result<(), ControllerError> {
-        let is_shared = |store: &Arc<Store>| body.iter().any(|buffer| store.place_of(buffer).is_some());
-        if !self.store.as_ref().is_some_and(is_shared) {
+        let buffers = self.stored(body);
+        if buffers.is_empty() {
             return Ok(relay(&mut self.transport, targets, cargo, body)?);
         }
-        let (here, elsewhere): (Vec<EngineId>, Vec<EngineId>) =
-            targets.iter().partition(|engine| self.is_here(engine.rank()));
-        for engine in here {
-            let alone = ToEngine::Relay { targets: std::iter::once(engine).collect(), cargo: cargo.clone() };
-            self.send_body(engine, &alone, body.to_vec())?;
+        let mut by_node: BTreeMap<Option<Node>, Vec<EngineId>> = BTreeMap::new();
+        for engine in targets.iter() {
+            by_node.entry(self.node_of(engine)).or_default().push(engine);
         }
-        Ok(relay(&mut self.transport, &elsewhere.into_iter().collect(), cargo, body)?)
+        if let Some(copied) = by_node.remove(&None) {
+            relay(&mut self.transport, &copied.into_iter().collect(), cargo, body)?;
+        }
+        let (mut here, mut elsewhere) = (vec![], vec![]);
+        for (node, targets) in by_node {
+            let (Some(node), Some(&leader)) = (node, targets.first()) else { continue };
+            let waiting = Waiting { targets, cargo: cargo.clone(), body: body.to_vec() };
+            if self.is_here(leader.rank()) {
+                here.push(waiting);
+            } else {
+                elsewhere.push((node, leader, waiting));
+            }
+        }
+        for waiting in here {
+            self.send_places(waiting)?;
+        }
+        self.fills.begin(&buffers, elsewhere);
+        self.pump()
     }
+
+    /// Sends a message to engines of one node, which has its buffers.
+    fn send_places(&mut self, waiting: Waiting) -> Result<(), ControllerError> {
+        let Waiting { targets, cargo, body } = waiting;
+        let Some(store) = self.store.clone() else { return Ok(()) };
+        for engine in targets.into_iter().filter(|engine| !self.gone.contains_key(engine)) {
+            let alone = ToEngine::Relay { targets: std::iter::once(engine).collect(), cargo: cargo.clone() };
+            let place_of = |buffer: &Bytes| store.place_of(buffer).inspect(|place| store.hold(*place, engine));
+            send_places(&mut self.transport, engine.rank(), &alone, body.clone(), &place_of)?;
+        }
+        Ok(())
+    }
+
+    // -- other nodes ----------------------------------------------------------------------------------------------------
+
+    /// The node of an engine, if its ranks share memory.
+    fn node_of(&self, engine: EngineId) -> Option<Node> {
+        let node = self.settings.nodes.get(engine.rank().0 as usize)?;
+        (node.room > 0).then_some(node.first)
+    }
+
+    /// The buffers of a body that lie in the store.
+    fn stored(&self, body: &[Bytes]) -> Vec<Buffer> {
+        let Some(store) = &self.store else { return vec![] };
+        let buffer = |bytes: &Bytes| {
+            let place = store.place_of(bytes)?;
+            Some(Buffer { id: store.id_of(place)?, place, length: bytes.len() as u64 })
+        };
+        body.iter().filter_map(buffer).collect()
+    }
+
+    /// A leader has written so much of a buffer, or has no room for it.
+    pub(super) fn filled(&mut self, leader: EngineId, place: u64, upto: Option<u64>) -> Result<(), ControllerError> {
+        match upto {
+            Some(upto) => self.fills.confirm(leader, place, upto),
+            None => self.fills.refuse(leader, place),
+        }
+        self.pump()
+    }
+
+    /// Sends what may be sent now.
+    fn pump(&mut self) -> Result<(), ControllerError> {
+        let Some(store) = self.store.clone() else { return Ok(()) };
+        for Segment { leaders, place, at, length } in self.fills.next_segments() {
+            let segment = store.segment(place + at, length as usize).map_err(ControllerError::SharedMemory)?;
+            relay_fill(&mut self.transport, &leaders, place, at, &[segment])?;
+        }
+        for Ready { message, has_all } in self.fills.take_ready() {
+            if has_all {
+                self.send_places(message)?;
+            } else {
+                let living = message.targets.into_iter().filter(|engine| !self.gone.contains_key(engine));
+                relay(&mut self.transport, &living.collect(), &message.cargo, &message.body)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An engine has died: another one of its node takes what it was being sent for the node.
+    pub(super) fn lose_leader(&mut self, engine: EngineId) -> Result<(), ControllerError> {
+        let Some(store) = self.store.clone() else { return Ok(()) };
+        let living: Vec<EngineId> = self.living().iter().collect();
+        let nodes: Vec<(EngineId, Option<Node>)> =
+            living.into_iter().map(|engine| (engine, self.node_of(engine))).collect();
+        let leader = |node| nodes.iter().find(|(_, other)| *other == Some(node)).map(|(engine, _)| *engine);
+        for place in self.fills.lose(engine, leader) {
+            store.taint(place);
+        }
+        self.pump()
+    }
+
+    /// Lets other nodes give back pages that rank 0's has given back.
+    pub(super) fn punch_elsewhere(&mut self) -> Result<(), ControllerError> {
+        let Some(store) = self.store.clone() else { return Ok(()) };
+        let ranges = store.take_punched();
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let ids = store.ids();
+        self.fills.retain(|id| ids.contains(&id));
+        let mut leaders: BTreeMap<Node, EngineId> = BTreeMap::new();
+        for engine in self.living().iter().filter(|engine| !self.is_here(engine.rank())) {
+            if let Some(node) = self.node_of(engine) {
+                leaders.entry(node).or_insert(engine);
+            }
+        }
+        self.broadcast(&leaders.into_values().collect(), &Cargo::Punch(ranges))
+    }
+}
+
+/// A message to engines of one node whose buffers are on their way there.
+pub(super) struct Waiting {
+    targets: Vec<EngineId>,
+    cargo: Cargo,
+    body: Vec<Bytes>,
 }

@@ -147,6 +147,7 @@ impl<T: Transport> Controller<T> {
         self.clients.send_to_all(&ToClient::Engines { joined: vec![], lost, silent: vec![] });
         // First, so that what comes after it is not relayed to the dead.
         self.broadcast(&self.living(), &Cargo::Lost(engine))?;
+        self.lose_leader(engine)?;
         self.decide(Event::EngineLost { engine, suspect }, &Answer::default())?;
         for (targets, cargo) in self.relays.lose(engine) {
             let targets = self.without_gone(&targets);

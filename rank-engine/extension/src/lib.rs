@@ -92,7 +92,8 @@ impl Runtime {
             }
             kind::TASKS => {
                 let first = work.has_function as usize;
-                let function = if first == 1 { Some(wrap(py, parts[0].slice, false, Arc::clone(&owner))?) } else { None };
+                let function =
+                    if first == 1 { Some(wrap(py, parts[0].slice, false, Arc::clone(&owner))?) } else { None };
                 let items = buffers(first..)?;
                 let tasks = ("tasks", work.token, work.map_key, function, items, work.first_task);
                 Ok(Some(tasks.into_pyobject(py)?.into_any()))

@@ -8,10 +8,10 @@ use anyhow::Context;
 use bytes::Bytes;
 use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::to_engine::{Cargo, Grant, Loot, Steal, ToEngine};
-use pxcluster_protocol::{EngineId, Rank, codec};
+use pxcluster_protocol::{EngineId, EngineSet, Rank, codec};
 use pxcluster_transport::arena::{Access, Arena};
 use pxcluster_transport::mpi::MpiTransport;
-use pxcluster_transport::{Transport, send, send_places};
+use pxcluster_transport::{Transport, relay_fill, send, send_places};
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -60,11 +60,7 @@ pub(super) enum Turn {
 }
 
 impl Comm {
-    pub(super) fn new(
-        transport: MpiTransport,
-        nanny: Arc<Nanny>,
-        arena: Option<Arc<Arena>>,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn new(transport: MpiTransport, nanny: Arc<Nanny>, arena: Option<Arc<Arena>>) -> anyhow::Result<Self> {
         let me = transport.rank().engine().context("rank 0 is no engine")?;
         Ok(Self {
             transport,
@@ -150,6 +146,7 @@ impl Comm {
                 shared.put_places(ticket, places);
                 return Ok(());
             }
+            ToEngine::Fill { leaders, place, at } => return self.fill(&leaders, place, at, &body),
             ToEngine::Steal(steal) => return self.give(shared, &steal),
             ToEngine::Loot(Loot { key, ranges, last_direct }) => {
                 if let Some(victim) = from.engine() {
@@ -166,6 +163,11 @@ impl Comm {
         }
         match cargo {
             Cargo::Setup(_) | Cargo::Numbered(..) => {}
+            Cargo::Punch(ranges) => {
+                for (offset, length) in ranges {
+                    self.arena.iter().for_each(|arena| arena.punch(offset, length));
+                }
+            }
             Cargo::ReportTo(place) => self.nanny.report_to(&place),
             Cargo::Lost(engine) => {
                 self.someone_has_died = true;
@@ -191,6 +193,18 @@ impl Comm {
             }
         }
         Ok(())
+    }
+
+    /// Passes a segment of a buffer on, and writes it to the memory of this node.
+    fn fill(&mut self, leaders: &EngineSet, place: u64, at: u64, body: &[Bytes]) -> anyhow::Result<()> {
+        relay_fill(&mut self.transport, &leaders.without(self.me), place, at, body)?;
+        let Some(segment) = body.first() else { return Ok(()) };
+        let written = self.arena.as_ref().is_some_and(|arena| {
+            let written = arena.write(place + at, segment);
+            written.inspect_err(|error| tracing::warn!("no room for a buffer in shared memory: {error}")).is_ok()
+        });
+        let upto = written.then_some(at + segment.len() as u64);
+        self.say(&ToController::Filled { place, upto }, vec![])
     }
 
     /// Gives tasks to another engine, and tells the controller which.

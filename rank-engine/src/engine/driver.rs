@@ -28,20 +28,18 @@ pub(super) struct Driver {
     pub(super) shared: Shared,
     comm: Mutex<Comm>,
     bell: Bell,
-    /// The memory that this engine shares with rank 0.
+    /// The memory that the ranks of this node share.
     arena: Option<Arc<Arena>>,
+    /// Whether rank 0 is one of them.
+    is_with_rank_0: bool,
 }
 
 impl Driver {
-    pub(super) fn new(
-        transport: MpiTransport,
-        nanny: Arc<Nanny>,
-        arena: Option<Arc<Arena>>,
-    ) -> anyhow::Result<Self> {
-        let with_rank_0 = arena.clone().filter(|_| transport.is_local(Rank::CONTROLLER));
+    pub(super) fn new(transport: MpiTransport, nanny: Arc<Nanny>, arena: Option<Arc<Arena>>) -> anyhow::Result<Self> {
+        let is_with_rank_0 = transport.is_local(Rank::CONTROLLER);
         let bell = transport.bell();
         let shared = Shared::new(bell.clone(), nanny.page(), transport.size() - 1);
-        Ok(Self { shared, comm: Mutex::new(Comm::new(transport, nanny, arena)?), bell, arena: with_rank_0 })
+        Ok(Self { shared, comm: Mutex::new(Comm::new(transport, nanny, arena.clone())?), bell, arena, is_with_rank_0 })
     }
 
     fn comm(&self) -> MutexGuard<'_, Comm> {
@@ -113,7 +111,7 @@ impl Driver {
     /// Writes large buffers of an answer to memory shared with rank 0, so that only their places travel. To be called by the
     /// main thread; takes turns until rank 0 has said where. `None`: there is no room, or no such memory.
     pub(super) fn share(&self, buffers: &[&[u8]]) -> Option<Vec<Bytes>> {
-        let arena = self.arena.as_ref().filter(|_| !buffers.is_empty())?;
+        let arena = self.arena.as_ref().filter(|_| self.is_with_rank_0 && !buffers.is_empty())?;
         let ticket = self.shared.ask_for_places(buffers.iter().map(|buffer| buffer.len() as u64).collect());
         let places = loop {
             let seen = self.bell.rings();

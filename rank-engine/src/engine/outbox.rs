@@ -18,6 +18,14 @@ const FULL: usize = 256 << 10;
 /// A message for rank 0.
 pub(super) type Message = (ToController, Vec<Bytes>);
 
+/// What a task gave.
+pub(super) enum Payload<'a> {
+    /// It is copied.
+    Here(&'a [u8]),
+    /// It lies in memory shared with rank 0.
+    Shared(Bytes),
+}
+
 /// Finished tasks of one map, as columns.
 #[derive(Debug)]
 struct Results {
@@ -43,6 +51,16 @@ impl Results {
             payload: Vec::new(),
             busy: 0.0,
         }
+    }
+
+    /// One task more, whose payload ends there.
+    fn add(&mut self, task: TaskIndex, status: Status, times: (f64, f64), end: usize) {
+        self.indices.extend_from_slice(&task.to_le_bytes());
+        self.statuses.push(status.into());
+        self.started.extend_from_slice(&times.0.to_le_bytes());
+        self.completed.extend_from_slice(&times.1.to_le_bytes());
+        self.offsets.extend_from_slice(&(end as u64).to_le_bytes());
+        self.busy += (times.1 - times.0).max(0.0);
     }
 
     fn into_message(self) -> Message {
@@ -94,8 +112,19 @@ impl Outbox {
         task: TaskIndex,
         status: Status,
         times: (f64, f64),
-        payload: &[u8],
+        payload: Payload<'_>,
     ) {
+        let payload = match payload {
+            Payload::Here(payload) => payload,
+            Payload::Shared(payload) => {
+                let mut alone = Results::new(key);
+                alone.add(task, status, times, payload.len());
+                let (header, mut columns) = alone.into_message();
+                columns.pop();
+                columns.push(payload);
+                return self.push((header, columns));
+            }
+        };
         self.close_output();
         if self.results.as_ref().is_some_and(|open| open.key != key || open.payload.len() >= FULL) {
             self.close();
@@ -104,13 +133,8 @@ impl Outbox {
             self.hurry(self.results_age);
         }
         let results = self.results.get_or_insert_with(|| Results::new(key));
-        results.indices.extend_from_slice(&task.to_le_bytes());
-        results.statuses.push(status.into());
-        results.started.extend_from_slice(&times.0.to_le_bytes());
-        results.completed.extend_from_slice(&times.1.to_le_bytes());
         results.payload.extend_from_slice(payload);
-        results.offsets.extend_from_slice(&(results.payload.len() as u64).to_le_bytes());
-        results.busy += (times.1 - times.0).max(0.0);
+        results.add(task, status, times, results.payload.len());
         if results.payload.len() >= FULL {
             self.hurry(Duration::ZERO);
         }
@@ -181,8 +205,8 @@ mod tests {
     #[test]
     fn results_are_joined_and_wait_for_each_other() {
         let mut outbox = Outbox::new(4);
-        outbox.push_result(KEY, 4, Status::Ok, (1.0, 1.5), b"ab");
-        outbox.push_result(KEY, 5, Status::Error, (1.5, 1.75), b"c");
+        outbox.push_result(KEY, 4, Status::Ok, (1.0, 1.5), Payload::Here(b"ab"));
+        outbox.push_result(KEY, 5, Status::Error, (1.5, 1.75), Payload::Here(b"c"));
         let due = outbox.due().expect("something is open");
         assert!(outbox.take(Instant::now()).is_empty() || due <= Instant::now());
         let sent = outbox.take(due);
@@ -191,6 +215,19 @@ mod tests {
         assert_eq!(columns[1], vec![0u8, 1]);
         assert_eq!(columns[5], Bytes::from_static(b"abc"));
         assert!(outbox.due().is_none());
+    }
+
+    #[test]
+    fn a_payload_in_shared_memory_is_a_message_of_its_own() {
+        let mut outbox = Outbox::new(4);
+        outbox.push_result(KEY, 4, Status::Ok, (1.0, 1.5), Payload::Here(b"ab"));
+        let large = Bytes::from(vec![1; 100]);
+        outbox.push_result(KEY, 5, Status::Ok, (1.5, 1.75), Payload::Shared(large.clone()));
+        let sent = outbox.take(Instant::now());
+        let [(_, first), (ToController::Results { .. }, second)] = &sent[..] else { panic!("{sent:?}") };
+        assert_eq!(first[5], Bytes::from_static(b"ab"));
+        assert_eq!((second[5].as_ptr(), &second[0][..]), (large.as_ptr(), &5u32.to_le_bytes()[..]));
+        assert_eq!(second[4][8..], 100u64.to_le_bytes());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! One mutex, never held over a call into MPI or Python. The main thread takes tasks straight from the deque, so that
 //! nobody need be woken for them.
 
-use super::outbox::{Message, Outbox};
+use super::outbox::{Message, Outbox, Payload};
 use super::parcel::{MalformedTasks, Parcel};
 use crate::nanny::Page;
 use bytes::{Bytes, BytesMut};
@@ -357,7 +357,7 @@ impl Shared {
 
     /// The result of the task at `position` of the batch: status, payload. Whether the next one of the batch is
     /// still to be run here; where not, the batch is finished. A result that has been given before is ignored.
-    pub(super) fn result(&self, token: u64, position: usize, status: Status, payload: &[u8]) -> bool {
+    pub(super) fn result(&self, token: u64, position: usize, status: Status, payload: Payload<'_>) -> bool {
         let mut state = self.lock();
         let state = &mut *state;
         let Some((_, Running::Tasks { key, first, done, clock, busy, .. })) =
@@ -484,7 +484,7 @@ impl State {
         let now = unix_time();
         let count = range.len();
         for task in range {
-            self.outbox.push_result(key, task, Status::Aborted, (now, now), &[]);
+            self.outbox.push_result(key, task, Status::Aborted, (now, now), Payload::Here(&[]));
         }
         self.outbox.flush();
         self.settle(parcel, count);

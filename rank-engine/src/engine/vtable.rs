@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "this side of the C interface")]
 
 use super::driver::Driver;
+use super::outbox::Payload;
 use super::shared::Piece;
 use bytes::Bytes;
 use pxcluster_engine_abi::{self as abi, Part, Slice, Vtable, Work, kind};
@@ -52,13 +53,13 @@ pub(super) fn install(driver: Arc<Driver>, about: About) -> VtableAddress {
 /// Keeps the memory of one piece of work, or of one buffer of it, alive.
 struct Owner {
     _bytes: Vec<Bytes>,
-    parts: Vec<Part>,
+    _parts: Vec<Part>,
 }
 
 impl Owner {
     /// The owner of these buffers, as the extension gets it.
     fn new(bytes: Vec<Bytes>, parts: Vec<Part>) -> *mut c_void {
-        Box::into_raw(Box::new(Self { _bytes: bytes, parts })).cast()
+        Box::into_raw(Box::new(Self { _bytes: bytes, _parts: parts })).cast()
     }
 }
 
@@ -138,10 +139,12 @@ extern "C" fn reply(token: u64, status: u8, started: f64, completed: f64, buffer
 }
 
 extern "C" fn result(token: u64, position: usize, status: u8, payload: Slice) -> u32 {
-    let Some(Driver { shared, .. }) = DRIVER.get().map(Arc::as_ref) else { return 0 };
+    let Some(driver) = DRIVER.get() else { return 0 };
     // SAFETY: the bytes live during the call.
     let payload = unsafe { payload.bytes() };
-    u32::from(shared.result(token, position, status_of(status), payload))
+    let shared = if payload.len() < LARGE { None } else { driver.share(&[payload]) };
+    let payload = shared.and_then(|mut buffers| buffers.pop()).map_or(Payload::Here(payload), Payload::Shared);
+    u32::from(driver.shared.result(token, position, status_of(status), payload))
 }
 
 extern "C" fn output(token: u64, task: i64, stream: u32, data: Slice) {

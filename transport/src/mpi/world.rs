@@ -1,11 +1,11 @@
 //! The MPI job of this process: its start, its communicators, its end.
 
 use super::{MpiTransport, calls};
+use crate::TransportError;
 use crate::arena::{Arena, Node};
 use crate::doorbell::{self, Doorbells};
-use crate::TransportError;
-use mpi::collective::SystemOperation;
 use mpi::Threading;
+use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::topology::{Color, SimpleCommunicator};
