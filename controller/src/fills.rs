@@ -175,6 +175,11 @@ impl<M> Fills<M> {
         std::mem::take(&mut self.ready)
     }
 
+    /// Numbers of the buffers that a node has; some may be gone.
+    pub(crate) fn on(&self, node: Node) -> impl Iterator<Item = u64> {
+        self.have.iter().filter(move |(_, other)| *other == node).map(|(id, _)| *id)
+    }
+
     /// Forgets which nodes have buffers that are gone.
     pub(crate) fn retain(&mut self, lives: impl Fn(u64) -> bool) {
         self.have.retain(|(id, _)| lives(*id));

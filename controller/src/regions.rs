@@ -8,7 +8,7 @@
 
 use pxcluster_protocol::EngineId;
 use pxcluster_transport::arena::PAGE;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Most bytes that may wait in the pool.
@@ -121,9 +121,9 @@ impl Regions {
         self.at(place).map(|(_, region)| region.id)
     }
 
-    /// The numbers of all regions in use.
-    pub(crate) fn ids(&self) -> BTreeSet<u64> {
-        self.live.values().map(|region| region.id).collect()
+    /// Bytes of all regions in use, by number.
+    pub(crate) fn lengths(&self) -> BTreeMap<u64, u64> {
+        self.live.values().map(|region| (region.id, region.length)).collect()
     }
 
     /// What is to be given back to the system now.

@@ -7,7 +7,7 @@ use crate::regions::{Range, Regions, Taken, Usage};
 use bytes::Bytes;
 use pxcluster_protocol::EngineId;
 use pxcluster_transport::arena::{Access, Arena};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,9 +121,9 @@ impl Store {
         self.regions().id_of(place)
     }
 
-    /// Numbers of all buffers.
-    pub(crate) fn ids(&self) -> BTreeSet<u64> {
-        self.regions().ids()
+    /// Bytes of all buffers, by number.
+    pub(crate) fn lengths(&self) -> BTreeMap<u64, u64> {
+        self.regions().lengths()
     }
 
     /// A place is not to be used again.

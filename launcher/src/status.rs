@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use pxcluster_protocol::to_client::ClusterStatus;
+use pxcluster_protocol::to_client::{ClusterStatus, Memory};
 
 use crate::cli::StatusFlags;
 use crate::directory::{ClusterDirectory, Controller, DirectoryError, shown};
@@ -65,22 +65,47 @@ fn to_text(status: &ClusterStatus) -> String {
         count(*unassigned, "waiting task"),
     );
     let width = status.engines.iter().map(|engine| engine.host.chars().count()).max().unwrap_or(0).max(4);
-    let row = |text: &mut String, cells: [&str; 6]| {
-        let [engine, host, pid, queue, tasks, completed] = cells;
-        // A string takes everything.
-        let _ = write!(text, "\n{engine:>6}  {host:<width$}  {pid:>8}  {queue:>6}  {tasks:>6}  {completed:>9}");
+    if let Some(Memory { buffers, used, pooled, bound, others }) = &status.memory {
+        let (number, used, bound) = (count(*buffers, "large buffer"), bytes(*used), bytes(*bound));
+        // A string takes everything, here and below.
+        let _ = write!(
+            text,
+            "\nshared memory: {number}, {used} on {host}, and {} kept for the next, of {bound}",
+            bytes(*pooled)
+        );
+        for node in others.iter().filter(|node| node.used > 0) {
+            let _ = write!(text, "; {} on {}", bytes(node.used), node.host);
+        }
+    }
+    let row = |text: &mut String, cells: [&str; 7]| {
+        let [engine, host, pid, queue, tasks, completed, shared] = cells;
+        let start = format!("{engine:>6}  {host:<width$}  {pid:>8}  {queue:>6}  {tasks:>6}");
+        let _ = write!(text, "\n{start}  {completed:>9}  {shared:>8}");
     };
-    row(&mut text, ["engine", "host", "process", "queue", "tasks", "completed"]);
+    row(&mut text, ["engine", "host", "process", "queue", "tasks", "completed", "shared"]);
     for engine in &status.engines {
         let [id, pid] = [engine.id.to_string(), engine.pid.to_string()];
         let [queue, tasks, completed] = [engine.queue, engine.tasks, engine.completed].map(|n| n.to_string());
-        row(&mut text, [&id, &engine.host, &pid, &queue, &tasks, &completed]);
+        row(&mut text, [&id, &engine.host, &pid, &queue, &tasks, &completed, &bytes(engine.shared)]);
     }
     text
 }
 
 fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Three digits and a unit: 0 B, 1.5 kB, 104 MB.
+fn bytes(number: u64) -> String {
+    let mut value = number as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 999.5 {
+            let digits = usize::from(unit != "B" && value < 9.95);
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} TB")
 }
 
 /// Two units are enough: 42 s, 3 min 5 s, 2 h 7 min, 4 d 1 h.
@@ -97,7 +122,8 @@ fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pxcluster_protocol::{EngineId, to_client::EngineStatus};
+    use pxcluster_protocol::EngineId;
+    use pxcluster_protocol::to_client::{EngineStatus, NodeMemory};
 
     fn example() -> ClusterStatus {
         let engine = |id: u32| EngineStatus {
@@ -107,6 +133,7 @@ mod tests {
             queue: 0,
             tasks: 3,
             completed: 1_250_000,
+            shared: u64::from(id) * 104_857_600,
         };
         ClusterStatus {
             id: 1,
@@ -117,6 +144,13 @@ mod tests {
             uptime: 7_632.9,
             clients: 1,
             unassigned: 20,
+            memory: Some(Memory {
+                buffers: 1,
+                used: 104_857_600,
+                pooled: 0,
+                bound: 19_327_352_832,
+                others: vec![NodeMemory { host: "node-18".into(), used: 104_857_600 }],
+            }),
             engines: vec![engine(0), engine(2)],
         }
     }
@@ -127,9 +161,10 @@ mod tests {
             to_text(&example()),
             "cluster 'default': 2 engines, up 2 h 7 min, 1 client, 20 waiting tasks\n\
              controller on node-17 (process 3999, pxcluster 0.1.0)\n\
-             engine  host      process   queue   tasks  completed\n     \
-             0  node-17      4000       0       3    1250000\n     \
-             2  node-17      4002       0       3    1250000"
+             shared memory: 1 large buffer, 105 MB on node-17, and 0 B kept for the next, of 19 GB; 105 MB on node-18\n\
+             engine  host      process   queue   tasks  completed    shared\n     \
+             0  node-17      4000       0       3    1250000       0 B\n     \
+             2  node-17      4002       0       3    1250000    210 MB"
         );
     }
 
@@ -139,6 +174,15 @@ mod tests {
         assert_eq!(value["engines"][1]["id"], 2);
         assert_eq!(value["unassigned"], 20);
         assert_eq!(value.get("id"), None);
+    }
+
+    #[test]
+    fn sizes_have_three_digits_at_most() {
+        for (number, text) in
+            [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (999_600, "1.0 MB"), (19_327_352_832, "19 GB")]
+        {
+            assert_eq!(bytes(number), text);
+        }
     }
 
     #[test]

@@ -225,8 +225,35 @@ pub struct ClusterStatus {
     pub clients: u32,
     /// Load-balanced tasks that no engine has yet.
     pub unassigned: u64,
+    /// Large buffers in shared memory; `None`: there is none.
+    #[serde(default)]
+    pub memory: Option<Memory>,
     /// One entry per engine.
     pub engines: Vec<EngineStatus>,
+}
+
+/// Large buffers in shared memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// How many there are.
+    pub buffers: u64,
+    /// Bytes of them, on the controller's node.
+    pub used: u64,
+    /// Bytes there that wait for the next buffers.
+    pub pooled: u64,
+    /// Most bytes of both.
+    pub bound: u64,
+    /// The other nodes.
+    pub others: Vec<NodeMemory>,
+}
+
+/// Large buffers on a node that is not the controller's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeMemory {
+    /// Name of the node.
+    pub host: String,
+    /// Bytes of buffers.
+    pub used: u64,
 }
 
 /// State of one engine.
@@ -244,4 +271,7 @@ pub struct EngineStatus {
     pub tasks: u64,
     /// Requests and tasks that it has finished.
     pub completed: u64,
+    /// Bytes of buffers in shared memory that it has, or is being sent.
+    #[serde(default)]
+    pub shared: u64,
 }

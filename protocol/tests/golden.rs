@@ -9,7 +9,11 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::Path;
 
-const FROM_CLIENT: [&str; 15] = [
+const FROM_CLIENT: [&str; 19] = [
+    "memory_request",
+    "hello_sharing",
+    "reserve",
+    "abandon",
     "hello",
     "hello_again",
     "direct",
@@ -26,7 +30,10 @@ const FROM_CLIENT: [&str; 15] = [
     "death",
     "silent",
 ];
-const TO_CLIENT: [&str; 15] = [
+const TO_CLIENT: [&str; 18] = [
+    "memory",
+    "reserved",
+    "reserved_nothing",
     "welcome",
     "welcome_again",
     "request_map",

@@ -311,6 +311,20 @@ class Client:
             return found[self._resolve(targets)[0]]
         return {"unassigned": found["unassigned"], **{engine: found[engine] for engine in self._resolve(targets)}}
 
+    def memory(self) -> dict[str, Any]:
+        """Large buffers in the nodes' shared memory, bytes. Not in ipyparallel.
+
+        ``"used"``: by host, each buffer once; ``"engines"``: what each engine has of them; ``"buffers"``: how many there
+        are; ``"pooled"``: kept for the next ones, for ten seconds; ``"bound"``: most there can be on a host.
+        """
+        answer = self._session.request({"type": "status", "id": 0}).answer
+        memory = answer.get("memory") or {"buffers": 0, "used": 0, "pooled": 0, "bound": 0, "others": ()}
+        return {
+            "used": {answer["host"]: memory["used"], **{node["host"]: node["used"] for node in memory["others"]}},
+            "engines": {engine["id"]: engine["shared"] for engine in answer["engines"]},
+            **{key: memory[key] for key in ("buffers", "pooled", "bound")},
+        }
+
     def shutdown(
         self, targets: Any = "all", restart: bool = False, hub: bool = False, block: bool | None = None
     ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +41,17 @@ class FrameError(ValueError):
     """Bytes that are no frame of this protocol."""
 
 
-def encode(header: Header, buffers: Sequence[Bytes] = (), places: Mapping[int, int] = _NO_PLACES) -> list[Bytes]:
+class Pieces(NamedTuple):
+    """One buffer in several pieces, one behind the other."""
+
+    pieces: Sequence[Bytes]
+    #: Of all of them, bytes.
+    size: int
+
+
+def encode(
+    header: Header, buffers: Sequence[Bytes | Pieces] = (), places: Mapping[int, int] = _NO_PLACES
+) -> list[Bytes]:
     """The bytes of a frame as pieces to be sent one after the other; big buffers are not copied.
 
     The keys of `header` are written in their order. `places`: offsets of the buffers that lie in shared memory, by index.
@@ -56,25 +67,33 @@ def encode(header: Header, buffers: Sequence[Bytes] = (), places: Mapping[int, i
     head = struct.pack(f"<II{count}Q", len(text), count, *sizes) + text
     if places:
         sizes = [8 if size & _SHARED else size for size in sizes]
+    plain = [piece for buffer in buffers for piece in pieces_of(buffer)]
     if sum(sizes) <= SMALL:
-        return [b"".join((head, *buffers))]
+        return [b"".join((head, *plain))]
     pieces: list[Bytes] = []
     small = bytearray(head)
-    for buffer, size in zip(buffers, sizes, strict=True):
-        if size <= SMALL:
-            small += buffer
+    for piece in plain:
+        if size_of(piece) <= SMALL:
+            small += piece
             continue
         if small:
             pieces.append(small)
             small = bytearray()
-        pieces.append(memoryview(buffer).cast("B"))
+        pieces.append(memoryview(piece).cast("B"))
     if small:
         pieces.append(small)
     return pieces
 
 
-def size_of(buffer: Bytes) -> int:
+def pieces_of(buffer: Bytes | Pieces) -> Sequence[Bytes]:
+    """The buffer as pieces."""
+    return buffer.pieces if isinstance(buffer, Pieces) else (buffer,)
+
+
+def size_of(buffer: Bytes | Pieces) -> int:
     """Its length, bytes."""
+    if isinstance(buffer, Pieces):
+        return buffer.size
     return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Pickles of more bytes than this, on average, are loaded from where they are; smaller ones are copied once, together.
 _SMALL = 4096
+#: A payload of so many bytes may hold more than pickles alone.
+_LARGE = 64 << 10
 
 
 class _Run:
@@ -40,11 +42,23 @@ class _Run:
         at = slot - self.first
         return self.payload[self.offsets[at] : self.offsets[at + 1]]
 
-    def pickles(self) -> Iterator[Bytes]:
-        """All of them, in order."""
-        small = len(self.payload) <= _SMALL * self.count
-        data = bytes(self.payload) if small else self.payload
-        return (data[start:end] for start, end in pairwise(self.offsets.tolist()))
+    def value(self, slot: int) -> Any:
+        """The one of `slot`, loaded."""
+        at = slot - self.first
+        return self._load(self.offsets[at], self.offsets[at + 1])
+
+    def _load(self, start: int, end: int) -> Any:
+        # A large result has come alone: it begins where the payload does, which is aligned.
+        return serialize.loads_task(self.payload[start:end], start == 0 and not self.payload.readonly)
+
+    def values(self) -> list[Any]:
+        """All of them loaded, in order. Raises whatever loading one raises."""
+        offsets = self.offsets.tolist()
+        if len(self.payload) <= _SMALL * self.count and len(self.payload) < _LARGE:
+            data = bytes(self.payload)
+            loads = serialize.loads_plain
+            return [loads(data[start:end]) for start, end in pairwise(offsets)]
+        return [self._load(start, end) for start, end in pairwise(offsets)]
 
     def let_go(self, count: int) -> None:
         """So many have been decoded."""
@@ -172,7 +186,7 @@ class MapRequest(Request):
         first, last = run.first, run.first + run.count
         if run.left == run.count:
             try:
-                loaded = list(map(serialize.loads_task, run.pickles()))
+                loaded = run.values()
             except Exception:
                 pass  # one by one, to learn which
             else:
@@ -195,7 +209,7 @@ class MapRequest(Request):
         decoded = 2
         if state == OK:
             try:
-                self._values[slot] = serialize.loads_task(run.pickle(slot))
+                self._values[slot] = run.value(slot)
                 decoded = 1
             except Exception as reason:
                 self._values[slot] = unloadable(self._engines[slot], reason)

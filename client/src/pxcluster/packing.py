@@ -8,12 +8,14 @@ from itertools import accumulate, chain, islice
 from typing import Any
 
 from . import serialize
+from .frames import Pieces
 from .shared import size_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from .frames import Bytes
     from .maprequest import MapRequest
     from .shared import Keeper, Lease, Mentions
 
@@ -116,17 +118,28 @@ def _size(value: Any) -> int:
     return size if type(size) is int else 0
 
 
-def pack(items: Iterable[Any], repeated: Repeated | None = None) -> tuple[array[int], bytearray]:
-    """Pickle each item: the offsets (u64[n + 1], bytes) and the items back to back. Raises SerializationError."""
+def pack(items: Iterable[Any], repeated: Repeated | None = None) -> tuple[array[int], bytearray | Pieces]:
+    """Pickle each item: the offsets (u64[n + 1], bytes) and the items back to back. Raises SerializationError.
+
+    Large arrays stay where they are: send the items before the arrays change.
+    """
     packed = bytearray()
+    pieces: list[Bytes] = []
+    before = 0
     offsets = array("Q", (0,))
     source = iter(items)
     while block := list(islice(source, _BLOCK)):
         if pickles := serialize.dumps_numbers(block):
-            offsets.extend(islice(accumulate(map(len, pickles), initial=len(packed)), 1, None))
+            offsets.extend(islice(accumulate(map(len, pickles), initial=before + len(packed)), 1, None))
             packed += b"".join(pickles)
         else:  # they may be large: none is held twice
             for item in block if repeated is None else repeated.replaced(block):
-                packed += serialize.dumps_task(item)
-                offsets.append(len(packed))
-    return offsets, packed
+                for piece in serialize.task_pieces(item):
+                    if type(piece) is memoryview:
+                        pieces += (packed, piece)
+                        before += len(packed) + piece.nbytes
+                        packed = bytearray()
+                    else:
+                        packed += piece
+                offsets.append(before + len(packed))
+    return offsets, Pieces([*pieces, packed], before + len(packed)) if pieces else packed

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .channel import Channel
-    from .frames import Bytes, Header
+    from .frames import Bytes, Header, Pieces
     from .reconnect import Opener
     from .requests import Request
     from .sharedmemory import SharedMemory
@@ -120,7 +120,7 @@ class Session:
         if self.lost is not None:
             raise ConnectionLost(*self.lost.args)
 
-    def submit(self, request: Request, header: Header, buffers: Sequence[Bytes] = ()) -> None:
+    def submit(self, request: Request, header: Header, buffers: Sequence[Bytes | Pieces] = ()) -> None:
         """Number `request`, send it and keep it until it is answered. ``header["id"]`` is filled in."""
         if self._broken is not None:
             self.wait(lambda: self._broken is None)

@@ -15,9 +15,9 @@ from . import frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from .frames import Bytes
+    from .frames import Bytes, Pieces
 
 #: Buffers of at least so many bytes go through shared memory.
 LARGE = 1 << 20
@@ -26,6 +26,7 @@ _PORTION = 16 << 20
 #: So many mappings are kept, and so many bytes of them.
 _WINDOWS = 4
 _WINDOWS_BYTES = 512 << 20
+_HUGE = 8 << 20
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 
 
@@ -38,23 +39,26 @@ class SharedMemory:
         #: Mappings of places that were written to, by offset, the last one at the end: writing there again costs no faults.
         self._windows: dict[int, mmap.mmap] = {}
 
-    def write(self, place: int, is_warm: bool, buffer: Bytes, told: Callable[[int], None]) -> None:
+    def write(self, place: int, is_warm: bool, buffer: Bytes | Pieces, told: Callable[[int], None]) -> None:
         """Copy `buffer` to `place` and tell `told` of each portion's bytes. OSError: the memory is full.
 
         `is_warm`: the place has its pages. Where it has not, a mapping would end the process if the memory is full.
         """
-        view = memoryview(buffer).cast("B")
+        portions = _portions(buffer)
         if is_warm:
-            with self._lock, self._window(place, len(view)) as window:
-                for at in range(0, len(view), _PORTION):
-                    window[at : at + _PORTION] = view[at : at + _PORTION]
-                    told(min(_PORTION, len(view) - at))
+            at = 0
+            with self._lock, self._window(place, frames.size_of(buffer)) as window:
+                for portion in portions:
+                    window[at : at + len(portion)] = portion
+                    at += len(portion)
+                    told(len(portion))
             return
-        at = 0
-        while at < len(view):
-            count = os.pwrite(self._descriptor, view[at : at + _PORTION], place + at)
-            at += count
-            told(count)
+        for portion in portions:
+            while portion:
+                count = os.pwrite(self._descriptor, portion, place)
+                place += count
+                portion = portion[count:]
+                told(count)
 
     def _window(self, place: int, length: int) -> memoryview:
         """A mapping of the place to write through."""
@@ -89,11 +93,21 @@ class SharedMemory:
             self._windows.clear()
 
 
+def _portions(buffer: Bytes | Pieces) -> Iterator[memoryview]:
+    for piece in frames.pieces_of(buffer):
+        view = memoryview(piece).cast("B")
+        for at in range(0, len(view), _PORTION):
+            yield view[at : at + _PORTION]
+
+
 def allocate(length: int) -> memoryview:
-    """Zeros to be overwritten. Large ones lie in pages of their own, in huge ones if the system has them: a tenth of the faults."""
+    """Zeros to be overwritten. Large ones lie in pages of their own, made at once, or huge if the system has such."""
     if length < LARGE:
         return memoryview(bytearray(length))
-    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    if length < _HUGE:
+        return memoryview(mmap.mmap(-1, length, flags=private | mmap.MAP_POPULATE))
+    memory = mmap.mmap(-1, length, flags=private)
     try:
         memory.madvise(mmap.MADV_HUGEPAGE)
     except (AttributeError, OSError):

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .frames import Bytes, Header
+    from .frames import Bytes, Header, Pieces
     from .session import Session
     from .sharedmemory import SharedMemory
 
@@ -27,8 +27,8 @@ class Uploads:
         #: Answers of the controller that have come.
         self._answers: dict[int, list[tuple[int, bool]] | None] = {}
 
-    def upload(self, memory: SharedMemory, buffers: Sequence[Bytes]) -> dict[int, int] | None:
-        """Write the large ones of `buffers` to `memory`: their places by index. None: there is no room, or nothing large."""
+    def upload(self, memory: SharedMemory, buffers: Sequence[Bytes | Pieces]) -> dict[int, int] | None:
+        """Write the large ones of `buffers` to `memory`: their places by index; None: no room, or nothing is large."""
         large = [at for at, buffer in enumerate(buffers) if size_of(buffer) >= LARGE]
         if not large:
             return None
@@ -43,7 +43,7 @@ class Uploads:
             if not isinstance(problem, OSError):
                 raise
             warnings.warn(
-                f"the shared memory of the cluster's host is full ({problem.strerror}): large data are copied to each engine",
+                f"the shared memory of the cluster's host is full ({problem.strerror}): data are copied to each engine",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -5,10 +5,11 @@ use crate::Settings;
 use crate::fills::{Buffer, Node, Ready, Segment};
 use crate::inbox::ConnectionId;
 use crate::reading::Arrived;
+use crate::regions::Usage;
 use crate::store::{Reservation, Store};
 use bytes::Bytes;
 use pxcluster_protocol::frame::{Frame, FrameError};
-use pxcluster_protocol::to_client::ToClient;
+use pxcluster_protocol::to_client::{Memory, NodeMemory, ToClient};
 use pxcluster_protocol::to_engine::{Cargo, ToEngine};
 use pxcluster_protocol::{ClientId, EngineId, EngineSet, Rank};
 use pxcluster_transport::{Transport, relay, relay_fill, send, send_places};
@@ -226,6 +227,20 @@ impl<T: Transport> Controller<T> {
         self.pump()
     }
 
+    /// What there is in shared memory.
+    pub(super) fn memory(&self) -> Option<Memory> {
+        let store = self.store.as_ref()?;
+        let (Usage { buffers, used, pooled, bound }, lengths) = (store.usage(), store.lengths());
+        let mut others: BTreeMap<Node, NodeMemory> = BTreeMap::new();
+        for engine in self.engines.values().filter(|engine| !self.is_here(engine.id.rank())) {
+            if let Some(node) = self.node_of(engine.id) {
+                let used = self.fills.on(node).filter_map(|id| lengths.get(&id)).sum();
+                others.entry(node).or_insert_with(|| NodeMemory { host: engine.host.clone(), used });
+            }
+        }
+        Some(Memory { buffers, used, pooled, bound, others: others.into_values().collect() })
+    }
+
     /// Lets other nodes give back pages that rank 0's has given back.
     pub(super) fn punch_elsewhere(&mut self) -> Result<(), ControllerError> {
         let Some(store) = self.store.clone() else { return Ok(()) };
@@ -233,8 +248,8 @@ impl<T: Transport> Controller<T> {
         if ranges.is_empty() {
             return Ok(());
         }
-        let ids = store.ids();
-        self.fills.retain(|id| ids.contains(&id));
+        let live = store.lengths();
+        self.fills.retain(|id| live.contains_key(&id));
         let mut leaders: BTreeMap<Node, EngineId> = BTreeMap::new();
         for engine in self.living().iter().filter(|engine| !self.is_here(engine.rank())) {
             if let Some(node) = self.node_of(engine) {

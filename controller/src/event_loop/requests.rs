@@ -176,6 +176,7 @@ impl<T: Transport> Controller<T> {
                 queue: load.queue,
                 tasks: load.tasks,
                 completed: load.completed,
+                shared: self.store.as_ref().map_or(0, |store| store.held_by(info.id)),
             }
         };
         ClusterStatus {
@@ -187,6 +188,7 @@ impl<T: Transport> Controller<T> {
             uptime: self.ready_at.elapsed().as_secs_f64(),
             clients: self.clients.len() as u32,
             unassigned: self.scheduler.unassigned(),
+            memory: self.memory(),
             engines: self.engines.values().map(engine).collect(),
         }
     }

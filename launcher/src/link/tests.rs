@@ -51,7 +51,8 @@ fn connection(certificate: String, addresses: Vec<String>, socket: String) -> Co
 }
 
 fn example_status(id: RequestId) -> ClusterStatus {
-    let engine = EngineStatus { id: EngineId(0), host: "h".into(), pid: 3, queue: 0, tasks: 1, completed: 2 };
+    let engine =
+        EngineStatus { id: EngineId(0), host: "h".into(), pid: 3, queue: 0, tasks: 1, completed: 2, shared: 0 };
     ClusterStatus {
         id,
         cluster_id: "default".into(),
@@ -61,6 +62,7 @@ fn example_status(id: RequestId) -> ClusterStatus {
         uptime: 1.0,
         clients: 1,
         unassigned: 0,
+        memory: None,
         engines: vec![engine],
     }
 }

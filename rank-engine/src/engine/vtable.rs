@@ -58,7 +58,7 @@ struct Owner {
 
 impl Owner {
     /// The owner of these buffers, as the extension gets it.
-    fn new(bytes: Vec<Bytes>, parts: Vec<Part>) -> *mut c_void {
+    fn of(bytes: Vec<Bytes>, parts: Vec<Part>) -> *mut c_void {
         Box::into_raw(Box::new(Self { _bytes: bytes, _parts: parts })).cast()
     }
 }
@@ -81,14 +81,14 @@ extern "C" fn next(out: *mut Work) {
     let own = |work: &mut Work, bytes: Vec<Bytes>, each: bool| {
         let part = |buffer: &Bytes| {
             let alone = each && is_shared(buffer);
-            let owner = if alone { Owner::new(vec![buffer.clone()], vec![]) } else { std::ptr::null_mut() };
+            let owner = if alone { Owner::of(vec![buffer.clone()], vec![]) } else { std::ptr::null_mut() };
             Part { slice: Slice::new(buffer), owner }
         };
         let parts: Vec<Part> = bytes.iter().map(part).collect();
         let others = bytes.into_iter().zip(&parts).filter(|(_, part)| part.owner.is_null()).map(|(buffer, _)| buffer);
         let others = others.collect();
         (work.buffers, work.buffer_count) = (parts.as_ptr(), parts.len());
-        work.owner = Owner::new(others, parts);
+        work.owner = Owner::of(others, parts);
     };
     match piece {
         Piece::Shutdown => {}

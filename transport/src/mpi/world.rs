@@ -71,7 +71,7 @@ impl World {
         let nodes = nodes(&control, &node, arena.as_deref());
         let unlinked = unlink_shared_memory(&node);
         let (doorbells, local) = (Arc::new(doorbells), local.into());
-        Ok(Self { universe, threads, control, engines, doorbells, local, arena, nodes, unlinked })
+        Ok(Self { threads, control, engines, doorbells, local, arena, nodes, unlinked, universe })
     }
 
     /// This process.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pickle import dumps as number_dumps
 
-from ..serialize import NUMBERS, dumps_task, loads_task
+from ..serialize import NUMBERS, dumps_task, loads_plain, loads_task
 from . import streams, tracebacks
 from .interrupts import enter_user_code, leave_user_code
 from .state import ERROR, OK, state
@@ -60,7 +60,8 @@ def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buf
     if function is not None and map_key not in _maps:
         _maps[map_key] = Map(function)
     this = _maps[map_key]
-    load, dump, dump_number, numbers, current = loads_task, dumps_task, number_dumps, NUMBERS, state
+    load, load_large = loads_plain, loads_task
+    dump, dump_number, numbers, current = dumps_task, number_dumps, NUMBERS, state
     current.token = token
     current.first_task = first
     current.output_left = this.output_left
@@ -76,7 +77,8 @@ def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buf
             for position in range(position, count):  # noqa: B020 (goes on where an interrupt left it)
                 current.position = position
                 try:
-                    value = call(load(items[position]))
+                    item = items[position]
+                    value = call(load(item) if type(item) is bytes else load_large(item))
                     payload = dump_number(value, 5) if type(value) in numbers else dump(value)
                     status, value = OK, None  # it may be large, and is not kept while the next one is made
                 except BaseException as error:

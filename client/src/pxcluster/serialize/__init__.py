@@ -12,13 +12,22 @@ they refer to do not travel. Functions and classes of importable modules travel 
 travel by value, through cloudpickle.
 """
 
-from pickle import loads as loads_task
-
-from ._dump import NUMBERS, dumps, dumps_numbers, dumps_task, loads, use_cloudpickle, use_dill, use_pickle
+from ._dump import (
+    NUMBERS,
+    dumps,
+    dumps_numbers,
+    dumps_task,
+    loads,
+    task_pieces,
+    use_cloudpickle,
+    use_dill,
+    use_pickle,
+)
 from ._errors import SerializationError
 from ._functions import interactive
 from ._reference import Reference, resolve_references
 from ._source import cell_label, received_label
+from ._task import loads_plain, loads_task
 
 __all__ = [
     "NUMBERS",
@@ -30,9 +39,11 @@ __all__ = [
     "dumps_task",
     "interactive",
     "loads",
+    "loads_plain",
     "loads_task",
     "received_label",
     "resolve_references",
+    "task_pieces",
     "use_cloudpickle",
     "use_dill",
     "use_pickle",

@@ -7,7 +7,7 @@ import sys
 from itertools import chain
 from pickle import dumps as _c_dumps
 
-from . import _pickler
+from . import _pickler, _task
 from ._errors import explain
 
 TYPE_CHECKING = False
@@ -61,6 +61,12 @@ def dumps_task(obj: Any) -> bytes:
 
     Raises SerializationError, which names the object that cannot travel.
     """
+    pieces = task_pieces(obj)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)  # type: ignore[return-value]
+
+
+def task_pieces(obj: Any) -> list[bytes | memoryview]:
+    """The bytes of :func:`dumps_task` as pieces; large arrays are views of the objects' own memory."""
     kind = type(obj)
     if (
         kind in _PLAIN
@@ -68,11 +74,13 @@ def dumps_task(obj: Any) -> bytes:
         or (kind is dict and _all_plain(map(type, obj)) and _all_plain(map(type, obj.values())))
         or _is_number_of_numpy(kind)
     ):
-        return _c_dumps(obj, 5)
+        return [_c_dumps(obj, 5)]
+    out_of_band = _pickler.OutOfBand(_task.LEAST)
     try:
-        return _dumper(obj, None)
+        data = _dumper(obj, out_of_band)
     except Exception as error:
         raise explain(obj, error, _dumper) from error
+    return _task.join(data, out_of_band.buffers) if out_of_band.buffers else [data]
 
 
 def dumps_numbers(objs: Sequence[Any]) -> list[bytes] | None:

@@ -126,15 +126,16 @@ _heavy: set[type[Any]] = set()
 class OutOfBand:
     """Collects the large buffers of one pickle; the small ones stay inside it."""
 
-    __slots__ = ("buffers",)
+    __slots__ = ("_least", "buffers")
 
-    def __init__(self) -> None:
+    def __init__(self, least: int = SMALL_BUFFER) -> None:
         self.buffers: list[memoryview] = []
+        self._least = least
 
     def __call__(self, buffer: pickle.PickleBuffer) -> bool:
         """Pickle's buffer_callback: True leaves the buffer in the pickle."""
         raw = buffer.raw()
-        if raw.nbytes < SMALL_BUFFER or len(self.buffers) >= MOST_BUFFERS:
+        if raw.nbytes < self._least or len(self.buffers) >= MOST_BUFFERS:
             return True
         self.buffers.append(raw)
         return False
