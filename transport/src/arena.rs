@@ -8,13 +8,14 @@
 
 use bytes::Bytes;
 use pxcluster_protocol::Rank;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Buffers of at least so many bytes go through the arena; smaller ones are cheaper to copy.
 pub const LARGE: usize = 1 << 20;
@@ -54,7 +55,8 @@ pub struct Arena {
     mapped: Mutex<Mapped>,
     /// Mappings to write through, the one that was used last at the end.
     windows: Mutex<Vec<Window>>,
-    released: Mutex<Vec<u64>>,
+    /// What is not needed any more, the oldest first.
+    unneeded: Mutex<VecDeque<Unneeded>>,
 }
 
 impl Arena {
@@ -73,7 +75,7 @@ impl Arena {
     }
 
     fn new(file: File) -> Self {
-        Self { file, mapped: Mutex::default(), windows: Mutex::default(), released: Mutex::default() }
+        Self { file, mapped: Mutex::default(), windows: Mutex::default(), unneeded: Mutex::default() }
     }
 
     /// Bytes that can be reserved at this moment, as far as the file system and the memory of the node are concerned.
@@ -145,7 +147,8 @@ impl Arena {
         let data = address as usize + before;
         self.mapped().insert(data, (length, offset, access));
         let arena = Arc::clone(self);
-        Ok(Bytes::from_owner(Mapping { arena, address: address as usize, before, length, offset, access }))
+        let range = Range { address: address as usize, length: before + length };
+        Ok(Bytes::from_owner(Mapping { arena, range, before, length, offset, access }))
     }
 
     /// In place of a mapping, of which a process may have only so many.
@@ -153,7 +156,11 @@ impl Arena {
         let mut bytes = vec![0; length];
         self.file.read_exact_at(&mut bytes, offset)?;
         if access == Access::CopyOnWrite {
-            self.released.lock().unwrap_or_else(PoisonError::into_inner).push(offset);
+            self.unneeded().push_back(Unneeded {
+                since: Instant::now(),
+                offset,
+                range: Range { address: 0, length: 0 },
+            });
         }
         Ok(bytes.into())
     }
@@ -175,9 +182,25 @@ impl Arena {
         (address + bytes.len() <= start + length).then(|| (offset + (address - start) as u64, *access))
     }
 
-    /// Places that were mapped copy-on-write and are not any more, once for each time they were.
-    pub fn take_released(&self) -> Vec<u64> {
-        std::mem::take(&mut *self.released.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Unmaps what nobody needs and has not for that long. It takes milliseconds where many pages were read, so that there are
+    /// better times for it than the one at which a buffer goes. Places that were mapped copy-on-write and are not any more, once
+    /// for each time they were.
+    pub fn take_released(&self, age: Duration) -> Vec<u64> {
+        let old: Vec<Unneeded> = {
+            let mut unneeded = self.unneeded();
+            let old = unneeded.iter().take_while(|entry| entry.since.elapsed() >= age).count();
+            unneeded.drain(..old).collect()
+        };
+        old.into_iter().map(|entry| entry.offset).collect()
+    }
+
+    /// Whether [`Arena::take_released`] will have something to do.
+    pub fn has_unneeded(&self) -> bool {
+        !self.unneeded().is_empty()
+    }
+
+    fn unneeded(&self) -> MutexGuard<'_, VecDeque<Unneeded>> {
+        self.unneeded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes that this process has mapped.
@@ -222,12 +245,35 @@ impl Drop for Window {
     }
 }
 
+/// Mapped pages.
+#[derive(Debug)]
+struct Range {
+    address: usize,
+    length: usize,
+}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // SAFETY: pages that `Arena::map` has mapped, and nothing borrows from them any more.
+            unsafe { libc::munmap(self.address as *mut libc::c_void, self.length) };
+        }
+    }
+}
+
+/// A place that was mapped copy-on-write.
+#[derive(Debug)]
+struct Unneeded {
+    since: Instant,
+    offset: u64,
+    range: Range,
+}
+
 /// One mapped place.
 struct Mapping {
     arena: Arc<Arena>,
-    /// Of the first page.
-    address: usize,
-    /// Bytes of it before the place.
+    range: Range,
+    /// Bytes of the first page before the place.
     before: usize,
     length: usize,
     offset: u64,
@@ -238,17 +284,16 @@ impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: mapped for as long as this value lives. Nobody changes the bytes through a shared mapping while rank 0
         // keeps the place for this buffer; a private one is written to by Python alone, which owns the whole buffer then.
-        unsafe { std::slice::from_raw_parts((self.address + self.before) as *const u8, self.length) }
+        unsafe { std::slice::from_raw_parts((self.range.address + self.before) as *const u8, self.length) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        self.arena.mapped().remove(&(self.address + self.before));
-        // SAFETY: the mapping was made in `map`, and nothing borrows from it any more.
-        unsafe { libc::munmap(self.address as *mut libc::c_void, self.before + self.length) };
+        self.arena.mapped().remove(&(self.range.address + self.before));
         if self.access == Access::CopyOnWrite {
-            self.arena.released.lock().unwrap_or_else(PoisonError::into_inner).push(self.offset);
+            let range = std::mem::replace(&mut self.range, Range { address: 0, length: 0 });
+            self.arena.unneeded().push_back(Unneeded { since: Instant::now(), offset: self.offset, range });
         }
     }
 }
@@ -274,16 +319,16 @@ mod tests {
         assert_eq!((arena.place_of(&whole), arena.place_of(&whole.slice(100..))), (Some(PAGE + 10), Some(PAGE + 110)));
         assert_eq!(arena.place_of(b"elsewhere"), None);
         drop(whole);
-        assert!(arena.take_released().is_empty());
+        assert!(arena.take_released(Duration::ZERO).is_empty());
         let whole = arena.map(PAGE + 10, 5000, Access::CopyOnWrite).expect("is mapped");
         assert!(whole.iter().all(|byte| *byte == 7));
         let part = whole.slice(100..200);
         assert_eq!(arena.place_of(&part), None);
         assert!(arena.is_own(&part));
         drop(whole);
-        assert_eq!((arena.take_released(), arena.mapped_bytes()), (vec![], 5000));
+        assert_eq!((arena.take_released(Duration::ZERO), arena.mapped_bytes()), (vec![], 5000));
         drop(part);
-        assert_eq!((arena.take_released(), arena.mapped_bytes()), (vec![PAGE + 10], 0));
+        assert_eq!((arena.take_released(Duration::ZERO), arena.mapped_bytes()), (vec![PAGE + 10], 0));
         assert_eq!(arena.map(0, 0, Access::Read).expect("nothing").len(), 0);
     }
 
@@ -300,6 +345,6 @@ mod tests {
         let shown = arena.map(0, 3, Access::Read).expect("is mapped");
         assert_eq!((&shown[..], arena.is_own(&shown)), (&b"abc"[..], false));
         drop(shown);
-        assert!(arena.take_released().is_empty());
+        assert!(arena.take_released(Duration::ZERO).is_empty());
     }
 }

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const IDLE: Duration = Duration::from_secs(1);
 /// User code that does not let Python end is interrupted this often.
 const NAG: Duration = Duration::from_millis(200);
+/// When shared memory that nobody needs any more is unmapped: not while the answer to the request that did this is waited for.
+const SWEPT: Duration = Duration::from_millis(5);
 /// Longest sleep while the last messages leave.
 const LAST_NAP: Duration = Duration::from_millis(1);
 /// Numbers of broadcasts that are remembered; rank 0 repeats fewer.
@@ -94,10 +96,6 @@ impl Comm {
             self.say(&ToController::Ready { host, pid: std::process::id() }, vec![])?;
         }
         self.someone_has_died |= !self.transport.take_suspects().is_empty();
-        let released = self.arena.as_ref().map(|arena| arena.take_released()).unwrap_or_default();
-        if !released.is_empty() {
-            self.say(&ToController::Released { places: released }, vec![])?;
-        }
         let (messages, due) = shared.take_messages();
         for (header, body) in messages {
             idle = false;
@@ -108,6 +106,11 @@ impl Comm {
             if let Some((from, message)) = self.transport.receive().context("MPI fails")? {
                 self.handle(shared, from, &message)?;
             }
+            return Ok(Turn::Busy);
+        }
+        let released = self.arena.as_ref().map(|arena| arena.take_released(SWEPT)).unwrap_or_default();
+        if !released.is_empty() {
+            self.say(&ToController::Released { places: released }, vec![])?;
             return Ok(Turn::Busy);
         }
         if due.is_none()
@@ -123,6 +126,8 @@ impl Comm {
             interrupt(shared, libc::SIGINT);
         }
         let until_due = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
+        let is_to_sweep = self.arena.as_ref().is_some_and(|arena| arena.has_unneeded());
+        let until_due = until_due.min(if is_to_sweep { SWEPT } else { IDLE });
         let nap = self.transport.nap().unwrap_or(IDLE).min(until_due);
         Ok(Turn::Idle(nap.min(if self.ending.is_some() { NAG } else { IDLE })))
     }
