@@ -19,7 +19,7 @@ use crate::maps::{self, Maps};
 use crate::nannies::Nannies;
 use crate::relays::Relays;
 use crate::spill::Spill;
-use crate::store::{Reservation, Store};
+use crate::store::{Messages, Reservation, Store};
 use crate::timeouts::Timeouts;
 use bulk::Waiting;
 use bytes::Bytes;
@@ -160,8 +160,11 @@ pub struct Controller<T: Transport> {
 
 impl<T: Transport> Controller<T> {
     /// A controller that has not started.
-    pub fn new(transport: T, settings: Settings, files: ClusterFiles) -> Self {
+    pub fn new(mut transport: T, settings: Settings, files: ClusterFiles) -> Self {
         let store = bulk::store(&settings);
+        if let Some(store) = &store {
+            transport.set_depot(Box::new(Messages(Arc::clone(store))));
+        }
         let clients = Clients::new(settings.bounds.results, Spill::new(settings.bounds.spill.clone()), store.clone());
         Self {
             settings,

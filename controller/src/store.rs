@@ -6,7 +6,8 @@
 use crate::regions::{Range, Regions, Taken, Usage};
 use bytes::Bytes;
 use pxcluster_protocol::EngineId;
-use pxcluster_transport::arena::{Access, Arena};
+use pxcluster_transport::arena::{Access, Arena, LARGE};
+use pxcluster_transport::link::{Depot, Room};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -182,6 +183,31 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.store.change(|regions, now| regions.let_go(self.offset, now));
+    }
+}
+
+/// Messages of engines on other nodes come to lie in the store, too.
+pub(crate) struct Messages(pub(crate) Arc<Store>);
+
+impl Depot for Messages {
+    fn room(&self, length: usize) -> Option<Box<dyn Room>> {
+        let place = if length < LARGE { None } else { self.0.take(length as u64) };
+        place.map(|place| Box::new(place) as Box<dyn Room>)
+    }
+}
+
+impl Room for Reservation {
+    fn write(&mut self, at: usize, bytes: &[u8]) -> bool {
+        let written = Self::write(self, at as u64, bytes);
+        written.inspect_err(|error| tracing::warn!("no room for a message in shared memory: {error}")).is_ok()
+    }
+
+    fn written(&self, length: usize) -> Bytes {
+        Self::written(self, length).unwrap_or_default()
+    }
+
+    fn finish(self: Box<Self>) -> Option<Bytes> {
+        Self::finish(*self).ok()
     }
 }
 

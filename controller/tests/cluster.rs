@@ -116,7 +116,7 @@ fn echo(mut transport: Loopback) {
             (ToEngine::Steal(Steal { key, thief, .. }), _) => {
                 say(&mut transport, &ToController::Gave { key, thief, ranges: vec![] }, vec![]);
             }
-            (ToEngine::Loot(_) | ToEngine::Reserved { .. } | ToEngine::Fill { .. }, _) => {
+            (ToEngine::Loot(_) | ToEngine::Reserved { .. } | ToEngine::Fill { .. } | ToEngine::Join { .. }, _) => {
                 panic!("nobody gives anything away, or asks for places")
             }
             (ToEngine::Relay { cargo: Cargo::Direct(_), .. }, body) if me == EngineId(0) && body == ["die"] => return,

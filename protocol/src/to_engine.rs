@@ -37,6 +37,15 @@ pub enum ToEngine {
         /// Where in the buffer the segment begins.
         at: u64,
     },
+    /// The same, by MPI's own broadcast, in which the receiver takes part now. No buffers.
+    Join {
+        /// Where the buffer begins.
+        place: u64,
+        /// Where in the buffer the segment begins.
+        at: u64,
+        /// Of the segment, bytes.
+        length: u64,
+    },
     /// Tasks that their engine has given away, engine → engine. Buffers as of a grant, items in the order of `ranges`.
     Loot(Loot),
 }

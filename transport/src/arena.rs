@@ -159,7 +159,7 @@ impl Arena {
             self.unneeded().push_back(Unneeded {
                 since: Instant::now(),
                 offset,
-                range: Range { address: 0, length: 0 },
+                _range: Range { address: 0, length: 0 },
             });
         }
         Ok(bytes.into())
@@ -266,7 +266,7 @@ impl Drop for Range {
 struct Unneeded {
     since: Instant,
     offset: u64,
-    range: Range,
+    _range: Range,
 }
 
 /// One mapped place.
@@ -293,7 +293,7 @@ impl Drop for Mapping {
         self.arena.mapped().remove(&(self.range.address + self.before));
         if self.access == Access::CopyOnWrite {
             let range = std::mem::replace(&mut self.range, Range { address: 0, length: 0 });
-            self.arena.unneeded().push_back(Unneeded { since: Instant::now(), offset: self.offset, range });
+            self.arena.unneeded().push_back(Unneeded { since: Instant::now(), offset: self.offset, _range: range });
         }
     }
 }

@@ -24,8 +24,9 @@ mod relay;
 pub use relay::{relay, relay_fill};
 
 use bytes::Bytes;
-use pxcluster_protocol::Rank;
+use link::Depot;
 use pxcluster_protocol::codec::{self, CodecError, Span};
+use pxcluster_protocol::{EngineSet, Rank};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -65,6 +66,30 @@ pub trait Transport {
     /// taken by [`Transport::receive`] is ignored; what is under way is leaked with its buffers, because MPI may still
     /// use them and nothing ends for the dead.
     fn lose(&mut self, peer: Rank);
+
+    /// Large messages are put together where `depot` says, from now on.
+    fn set_depot(&mut self, _depot: Box<dyn Depot>) {}
+
+    /// The engines that take part in the network's own broadcast, one per node; `None` where that is not to be used, as when
+    /// anybody has died.
+    fn broadcast_members(&self) -> Option<&EngineSet> {
+        None
+    }
+
+    /// Rank 0 sends a segment by that broadcast. It has told every member to join, in the same order as before others.
+    fn broadcast(&mut self, _segment: Bytes) -> Result<(), TransportError> {
+        Ok(())
+    }
+
+    /// A member takes part in the next broadcast.
+    fn join_broadcast(&mut self, _length: usize) -> Result<(), TransportError> {
+        Ok(())
+    }
+
+    /// The next segment that has come by it.
+    fn take_broadcast(&mut self) -> Option<Bytes> {
+        None
+    }
 
     /// Peers to or from which MPI can move nothing, each told once and with the library's words. They are probably dead,
     /// and have been lost here.

@@ -57,6 +57,73 @@ struct Outgoing {
     started: bool,
 }
 
+/// Where long messages are put together, if not in this process's own memory.
+pub trait Depot: Send {
+    /// Room for a message of so many bytes; `None`: it is put together in memory.
+    fn room(&self, length: usize) -> Option<Box<dyn Room>>;
+}
+
+/// Room for one message.
+pub trait Room: Send {
+    /// Writes a part of it; whether that was possible.
+    fn write(&mut self, at: usize, bytes: &[u8]) -> bool;
+
+    /// What has been written so far.
+    fn written(&self, length: usize) -> Bytes;
+
+    /// The whole message, which has been written; `None` if it cannot be had.
+    fn finish(self: Box<Self>) -> Option<Bytes>;
+}
+
+/// A message of which a part has come.
+struct Assembly {
+    length: usize,
+    at: usize,
+    place: Place,
+}
+
+enum Place {
+    Memory(BytesMut),
+    Elsewhere(Box<dyn Room>),
+}
+
+impl std::fmt::Debug for Assembly {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} of {} bytes", self.at, self.length)
+    }
+}
+
+impl Assembly {
+    fn new(length: usize, depot: Option<&dyn Depot>) -> Self {
+        let room = depot.and_then(|depot| depot.room(length));
+        let place = room.map_or_else(|| Place::Memory(BytesMut::with_capacity(length)), Place::Elsewhere);
+        Self { length, at: 0, place }
+    }
+
+    fn extend(&mut self, bytes: &[u8]) {
+        if let Place::Elsewhere(room) = &mut self.place {
+            if room.write(self.at, bytes) {
+                self.at += bytes.len();
+                return;
+            }
+            let mut memory = BytesMut::with_capacity(self.length);
+            memory.extend_from_slice(&room.written(self.at));
+            self.place = Place::Memory(memory);
+        }
+        if let Place::Memory(memory) = &mut self.place {
+            memory.extend_from_slice(bytes);
+            self.at += bytes.len();
+        }
+    }
+
+    fn finish(self) -> Option<Bytes> {
+        match self.place {
+            Place::Memory(memory) => Some(memory.freeze()),
+            Place::Elsewhere(room) => room.finish(),
+        }
+    }
+}
+
 /// State of the link to one peer.
 #[derive(Debug, Default)]
 pub struct Link {
@@ -65,7 +132,7 @@ pub struct Link {
     owed: u32,
     /// Fragments that have come since the last acknowledgement was sent; `None`: none is unanswered.
     since_acknowledgement: Option<u32>,
-    assembly: Option<(BytesMut, usize)>,
+    assembly: Option<Assembly>,
 }
 
 impl Link {
@@ -122,7 +189,12 @@ impl Link {
     }
 
     /// Takes a fragment from the peer; the message that it completes, if any. `Err`: not a fragment of ours.
-    pub fn accept(&mut self, kind: Kind, mut fragment: Bytes) -> Result<Option<Bytes>, NotAFragment> {
+    pub fn accept(
+        &mut self,
+        kind: Kind,
+        mut fragment: Bytes,
+        depot: Option<&dyn Depot>,
+    ) -> Result<Option<Bytes>, NotAFragment> {
         match kind {
             Kind::Acknowledgement => {
                 if fragment.len() != 4 {
@@ -141,22 +213,22 @@ impl Link {
                 if fragment.len() == total {
                     return Ok(Some(fragment));
                 }
-                let mut assembly = BytesMut::with_capacity(total);
-                assembly.extend_from_slice(&fragment);
-                self.assembly = Some((assembly, total));
+                let mut assembly = Assembly::new(total, depot);
+                assembly.extend(&fragment);
+                self.assembly = Some(assembly);
                 Ok(None)
             }
             Kind::More => {
                 self.arrived();
-                let (mut assembly, total) = self.assembly.take().ok_or(NotAFragment)?;
-                if assembly.len() + fragment.len() > total {
+                let mut assembly = self.assembly.take().ok_or(NotAFragment)?;
+                if assembly.at + fragment.len() > assembly.length {
                     return Err(NotAFragment);
                 }
-                assembly.extend_from_slice(&fragment);
-                if assembly.len() == total {
-                    return Ok(Some(assembly.freeze()));
+                assembly.extend(&fragment);
+                if assembly.at == assembly.length {
+                    return assembly.finish().map(Some).ok_or(NotAFragment);
                 }
-                self.assembly = Some((assembly, total));
+                self.assembly = Some(assembly);
                 Ok(None)
             }
         }
@@ -231,6 +303,35 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A depot that has room for the first megabytes of messages of more than one.
+    struct Cupboard;
+    struct Shelf(Vec<u8>);
+
+    impl Depot for Cupboard {
+        fn room(&self, length: usize) -> Option<Box<dyn Room>> {
+            (length > 1 << 20).then(|| Box::new(Shelf(vec![])) as Box<dyn Room>)
+        }
+    }
+
+    impl Room for Shelf {
+        fn write(&mut self, at: usize, bytes: &[u8]) -> bool {
+            assert_eq!(at, self.0.len());
+            let fits = at + bytes.len() < 9 << 20;
+            if fits {
+                self.0.extend_from_slice(bytes);
+            }
+            fits
+        }
+
+        fn written(&self, length: usize) -> Bytes {
+            Bytes::copy_from_slice(&self.0[..length])
+        }
+
+        fn finish(self: Box<Self>) -> Option<Bytes> {
+            Some(self.0.into())
+        }
+    }
+
     /// Two links that talk to each other over channels that hold what is under way.
     fn exchange(messages: [Vec<Vec<usize>>; 2], steps: &[u8]) {
         let mut links = [Link::default(), Link::default()];
@@ -257,7 +358,8 @@ mod tests {
                 }
                 _ => {
                     if let Some((kind, bytes)) = wires[side].pop_front()
-                        && let Some(message) = links[1 - side].accept(kind, bytes).expect("is a fragment")
+                        && let Some(message) =
+                            links[1 - side].accept(kind, bytes, Some(&Cupboard)).expect("is a fragment")
                     {
                         assert_eq!(Some(message.to_vec()), sent[side].pop_front());
                     }
@@ -293,13 +395,17 @@ mod tests {
     #[test]
     fn long_messages_travel_in_segments() {
         exchange([vec![vec![30, 9 << 20, 5, 70_000, 100, 200_000]], vec![vec![3]]], &[]);
+        exchange([vec![vec![3 << 20], vec![20 << 20]], vec![]], &[]);
         exchange([vec![vec![100_000], vec![0], vec![SMALL], vec![SMALL + 1]], vec![]], &[]);
     }
 
     #[test]
     fn foreign_fragments_are_refused() {
-        assert_eq!(Link::default().accept(Kind::More, Bytes::from_static(b"x")), Err(NotAFragment));
-        assert_eq!(Link::default().accept(Kind::Acknowledgement, Bytes::from_static(&[9, 0, 0, 0])), Err(NotAFragment));
-        assert_eq!(Link::default().accept(Kind::Head, Bytes::from_static(b"x")), Err(NotAFragment));
+        assert_eq!(Link::default().accept(Kind::More, Bytes::from_static(b"x"), None), Err(NotAFragment));
+        assert_eq!(
+            Link::default().accept(Kind::Acknowledgement, Bytes::from_static(&[9, 0, 0, 0]), None),
+            Err(NotAFragment)
+        );
+        assert_eq!(Link::default().accept(Kind::Head, Bytes::from_static(b"x"), None), Err(NotAFragment));
     }
 }

@@ -5,17 +5,19 @@
 //! doorbell, what comes from other nodes is looked for every few milliseconds.
 
 mod calls;
+mod collective;
 pub mod pmix;
 mod world;
 
 pub use world::{World, WorldError, library_version};
 
 use crate::doorbell::{Doorbells, Sleeper};
-use crate::link::{Kind, Link};
+use crate::link::{Depot, Kind, Link};
 use crate::{Transport, TransportError};
 use bytes::Bytes;
 use calls::{Found, Receiving, Sending};
-use pxcluster_protocol::Rank;
+use collective::Collective;
+use pxcluster_protocol::{EngineSet, Rank};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -56,6 +58,9 @@ pub struct MpiTransport {
     suspects: Vec<(Rank, String)>,
     /// Since when every probe has failed.
     probes_fail: Option<Instant>,
+    /// MPI's own broadcast to other nodes, where it is to be used, and the engines that take part.
+    collective: Option<(Collective, EngineSet)>,
+    depot: Option<Box<dyn Depot>>,
 }
 
 /// One rank's bell.
@@ -102,6 +107,8 @@ impl MpiTransport {
             lost: vec![false; size],
             suspects: Vec::new(),
             probes_fail: None,
+            collective: None,
+            depot: None,
         }
     }
 
@@ -115,6 +122,12 @@ impl MpiTransport {
         self.local.get(rank.0 as usize).is_some_and(|local| *local)
     }
 
+    fn leave_broadcasts(&mut self) {
+        if let Some((collective, _)) = self.collective.take() {
+            collective.abandon();
+        }
+    }
+
     fn mark(&mut self, peer: usize) {
         if !std::mem::replace(&mut self.is_dirty[peer], true) {
             self.dirty.push_back(peer);
@@ -124,6 +137,16 @@ impl MpiTransport {
     /// Advances everything once. `Ok(true)` if anything moved.
     fn progress(&mut self) -> Result<bool, TransportError> {
         let mut moved = self.progress_sends()? | self.progress_receives()?;
+        if let Some((collective, _)) = &mut self.collective {
+            match collective.progress() {
+                Ok(more) => moved |= more,
+                // Somebody has died, as everybody will be told.
+                Err(error) => {
+                    tracing::info!("{error}");
+                    self.leave_broadcasts();
+                }
+            }
+        }
         // One probe often misses what has arrived, so two are made before giving up.
         let mut misses = 0;
         while misses < 2 {
@@ -220,7 +243,7 @@ impl MpiTransport {
             let sender = Rank(from as u32);
             let foreign = || TransportError::Foreign { from: sender };
             let kind = Kind::from_tag(tag).ok_or_else(foreign)?;
-            if let Some(message) = self.links[from].accept(kind, bytes).map_err(|_| foreign())? {
+            if let Some(message) = self.links[from].accept(kind, bytes, self.depot.as_deref()).map_err(|_| foreign())? {
                 self.ready.push_back((sender, message));
             }
             self.mark(from);
@@ -301,7 +324,8 @@ impl Transport for MpiTransport {
     }
 
     fn nap(&mut self) -> Option<Duration> {
-        if !self.sending.is_empty() || self.receiving_count > 0 {
+        let is_broadcasting = self.collective.as_ref().is_some_and(|(collective, _)| collective.is_busy());
+        if !self.sending.is_empty() || self.receiving_count > 0 || is_broadcasting {
             return Some(TRANSFER_NAP);
         }
         let nap = self.nap;
@@ -318,6 +342,7 @@ impl Transport for MpiTransport {
         if std::mem::replace(&mut self.lost[at], true) {
             return;
         }
+        self.leave_broadcasts();
         self.links[at] = Link::default();
         self.ready.retain(|(from, _)| *from != peer);
         let receiving = std::mem::take(&mut self.receiving[at]);
@@ -330,5 +355,25 @@ impl Transport for MpiTransport {
 
     fn take_suspects(&mut self) -> Vec<(Rank, String)> {
         std::mem::take(&mut self.suspects)
+    }
+
+    fn set_depot(&mut self, depot: Box<dyn Depot>) {
+        self.depot = Some(depot);
+    }
+
+    fn broadcast_members(&self) -> Option<&EngineSet> {
+        self.collective.as_ref().map(|(_, members)| members)
+    }
+
+    fn broadcast(&mut self, segment: Bytes) -> Result<(), TransportError> {
+        self.collective.as_mut().map_or(Ok(()), |(collective, _)| collective.send(segment))
+    }
+
+    fn join_broadcast(&mut self, length: usize) -> Result<(), TransportError> {
+        self.collective.as_mut().map_or(Ok(()), |(collective, _)| collective.join(length))
+    }
+
+    fn take_broadcast(&mut self) -> Option<Bytes> {
+        self.collective.as_mut().and_then(|(collective, _)| collective.take())
     }
 }

@@ -201,7 +201,15 @@ impl<T: Transport> Controller<T> {
         let Some(store) = self.store.clone() else { return Ok(()) };
         for Segment { leaders, place, at, length } in self.fills.next_segments() {
             let segment = store.segment(place + at, length as usize).map_err(ControllerError::SharedMemory)?;
-            relay_fill(&mut self.transport, &leaders, place, at, &[segment])?;
+            if self.transport.broadcast_members() == Some(&leaders) {
+                for leader in leaders.iter() {
+                    let join = ToEngine::Join { place, at, length };
+                    send(&mut self.transport, leader.rank(), &join, vec![])?;
+                }
+                self.transport.broadcast(segment)?;
+            } else {
+                relay_fill(&mut self.transport, &leaders, place, at, &[segment])?;
+            }
         }
         for Ready { message, has_all } in self.fills.take_ready() {
             if has_all {

@@ -12,7 +12,7 @@ use pxcluster_protocol::{EngineId, EngineSet, Rank, codec};
 use pxcluster_transport::arena::{Access, Arena};
 use pxcluster_transport::mpi::MpiTransport;
 use pxcluster_transport::{Transport, relay_fill, send, send_places};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ pub(super) struct Comm {
     nanny: Arc<Nanny>,
     /// The memory that the ranks of this node share.
     arena: Option<Arc<Arena>>,
+    /// Where to write the segments that MPI's own broadcast brings.
+    joined: VecDeque<(u64, u64)>,
     /// Numbers of the broadcasts that have come.
     seen: BTreeSet<u64>,
     someone_has_died: bool,
@@ -71,6 +73,7 @@ impl Comm {
             ending: None,
             nanny,
             arena,
+            joined: VecDeque::new(),
             seen: BTreeSet::new(),
             someone_has_died: false,
         })
@@ -88,6 +91,12 @@ impl Comm {
         while let Some((from, message)) = self.transport.receive().context("MPI fails")? {
             idle = false;
             self.handle(shared, from, &message)?;
+        }
+        while let Some(segment) = self.transport.take_broadcast() {
+            idle = false;
+            if let Some((place, at)) = self.joined.pop_front() {
+                self.write(place, at, &segment)?;
+            }
         }
         if !self.announced && shared.is_ready() {
             self.announced = true;
@@ -152,6 +161,10 @@ impl Comm {
                 return Ok(());
             }
             ToEngine::Fill { leaders, place, at } => return self.fill(&leaders, place, at, &body),
+            ToEngine::Join { place, at, length } => {
+                self.joined.push_back((place, at));
+                return Ok(self.transport.join_broadcast(length as usize)?);
+            }
             ToEngine::Steal(steal) => return self.give(shared, &steal),
             ToEngine::Loot(Loot { key, ranges, last_direct }) => {
                 if let Some(victim) = from.engine() {
@@ -176,6 +189,7 @@ impl Comm {
             Cargo::ReportTo(place) => self.nanny.report_to(&place),
             Cargo::Lost(engine) => {
                 self.someone_has_died = true;
+                self.joined.clear();
                 self.transport.lose(engine.rank());
             }
             Cargo::Kill => {
@@ -203,7 +217,10 @@ impl Comm {
     /// Passes a segment of a buffer on, and writes it to the memory of this node.
     fn fill(&mut self, leaders: &EngineSet, place: u64, at: u64, body: &[Bytes]) -> anyhow::Result<()> {
         relay_fill(&mut self.transport, &leaders.without(self.me), place, at, body)?;
-        let Some(segment) = body.first() else { return Ok(()) };
+        body.first().map_or(Ok(()), |segment| self.write(place, at, segment))
+    }
+
+    fn write(&mut self, place: u64, at: u64, segment: &Bytes) -> anyhow::Result<()> {
         let written = self.arena.as_ref().is_some_and(|arena| {
             let written = arena.write(place + at, segment);
             written.inspect_err(|error| tracing::warn!("no room for a buffer in shared memory: {error}")).is_ok()

@@ -37,7 +37,16 @@ pub(super) struct Receiving {
     tag: c_int,
 }
 
+/// A broadcast under way, with the bytes that are sent, or the buffer that is filled.
+pub(super) struct Broadcasting {
+    request: ffi::MPI_Request,
+    sent: Option<Bytes>,
+    buffer: Vec<u8>,
+}
+
 // SAFETY: requests belong to the transport, which is used by one thread at a time.
+unsafe impl Send for Broadcasting {}
+// SAFETY: as above.
 unsafe impl Send for Sending {}
 // SAFETY: as above.
 unsafe impl Send for Receiving {}
@@ -87,6 +96,42 @@ impl Communicator {
         })?;
         // SAFETY: a successful call has filled the request.
         Ok(Sending { request: unsafe { request.assume_init() }, _bytes: bytes })
+    }
+}
+
+impl Communicator {
+    /// Starts a broadcast from rank 0, which calls this.
+    pub(super) fn broadcast(self, bytes: Bytes) -> Result<Broadcasting, TransportError> {
+        let request = self.ibcast(bytes.as_ptr().cast_mut(), bytes.len())?; // the root's buffer is only read
+        Ok(Broadcasting { request, sent: Some(bytes), buffer: vec![] })
+    }
+
+    /// Takes part in a broadcast from rank 0; all others call this.
+    pub(super) fn join_broadcast(self, length: usize) -> Result<Broadcasting, TransportError> {
+        let mut buffer = vec![0; length];
+        let request = self.ibcast(buffer.as_mut_ptr(), length)?;
+        Ok(Broadcasting { request, sent: None, buffer })
+    }
+
+    fn ibcast(self, address: *mut u8, length: usize) -> Result<ffi::MPI_Request, TransportError> {
+        let mut request = MaybeUninit::uninit();
+        // SAFETY: heap memory of that length, which the callers keep in place until the request is done.
+        check("MPI_Ibcast", unsafe {
+            let bytes = address.cast::<c_void>();
+            ffi::MPI_Ibcast(bytes, length as c_int, ffi::RSMPI_UINT8_T, 0, self.0, request.as_mut_ptr())
+        })?;
+        // SAFETY: a successful call has filled the request.
+        Ok(unsafe { request.assume_init() })
+    }
+}
+
+impl Broadcasting {
+    /// What was sent or has come, once it is done.
+    pub(super) fn take_if_done(&mut self) -> Result<Option<Bytes>, TransportError> {
+        if !test(&mut self.request)? {
+            return Ok(None);
+        }
+        Ok(Some(self.sent.take().unwrap_or_else(|| Bytes::from(std::mem::take(&mut self.buffer)))))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The MPI job of this process: its start, its communicators, its end.
 
+use super::collective::{self, Collective};
 use super::{MpiTransport, calls};
 use crate::TransportError;
 use crate::arena::{Arena, Node};
@@ -25,6 +26,8 @@ pub struct World {
     local: Arc<[bool]>,
     arena: Option<Arc<Arena>>,
     nodes: Vec<Node>,
+    /// Rank 0 and the first rank of every other node, where MPI's broadcast between them is to be used.
+    first_ranks: Option<SimpleCommunicator>,
     /// MPI's own shared memory file of this rank, which has been unlinked.
     unlinked: Option<PathBuf>,
     /// Last, because dropping it finalises MPI.
@@ -69,9 +72,10 @@ impl World {
         let (doorbells, local) = share_doorbells(&control, &node)?;
         let arena = share_arena(&node).map(Arc::new);
         let nodes = nodes(&control, &node, arena.as_deref());
+        let first_ranks = first_ranks(&control, &node)?;
         let unlinked = unlink_shared_memory(&node);
         let (doorbells, local) = (Arc::new(doorbells), local.into());
-        Ok(Self { threads, control, engines, doorbells, local, arena, nodes, unlinked, universe })
+        Ok(Self { threads, control, engines, doorbells, local, arena, nodes, first_ranks, unlinked, universe })
     }
 
     /// This process.
@@ -98,7 +102,13 @@ impl World {
     /// The transport of this rank; made once, and used by one thread at a time.
     pub fn transport(&self) -> MpiTransport {
         let communicator = calls::Communicator(self.control.as_raw());
-        MpiTransport::new(communicator, self.rank(), Arc::clone(&self.doorbells), Arc::clone(&self.local))
+        let (doorbells, local) = (Arc::clone(&self.doorbells), Arc::clone(&self.local));
+        let mut transport = MpiTransport::new(communicator, self.rank(), doorbells, local);
+        if let Some(first_ranks) = &self.first_ranks {
+            let members = self.nodes.iter().filter_map(|node| node.first.engine()).collect();
+            transport.collective = Some((Collective::new(first_ranks), members));
+        }
+        transport
     }
 
     /// The memory that this node's ranks share; `None` where they cannot.
@@ -194,6 +204,20 @@ fn share_arena(node: &SimpleCommunicator) -> Option<Arena> {
         let _never_made = std::fs::remove_file(&path);
     }
     arena.ok().filter(|_| everybody == 1)
+}
+
+/// The communicator of the first ranks of all nodes, if there are several and MPI's broadcast is the faster one. Collective.
+fn first_ranks(
+    control: &SimpleCommunicator,
+    node: &SimpleCommunicator,
+) -> Result<Option<SimpleCommunicator>, TransportError> {
+    let color = if node.rank() == 0 { Color::with_value(1) } else { Color::undefined() };
+    let Some(members) = control.split_by_color(color).filter(|members| members.size() > 1) else { return Ok(None) };
+    // SAFETY: a live communicator; errors are returned by the calls that follow, and not fatal.
+    calls::check("MPI_Comm_set_errhandler", unsafe {
+        ffi::MPI_Comm_set_errhandler(members.as_raw(), ffi::RSMPI_ERRORS_RETURN)
+    })?;
+    Ok(collective::is_faster(&members)?.then_some(members))
 }
 
 /// What each rank has to say of its node. Collective.
