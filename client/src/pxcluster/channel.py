@@ -38,7 +38,7 @@ if TYPE_CHECKING:
             """Bytes received into `view`; 0 at the end of the stream, None when there are none now."""
 
         def send(self, pieces: deque[memoryview]) -> bool:
-            """Send from the front of `pieces`, dropping what is sent; True when everything has left."""
+            """Send from the front of `pieces`, dropping what is sent; True when all has left, False to be called again."""
 
         def shutdown(self) -> None:
             """End the stream: whoever polls or receives wakes up."""
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 _MOST_PIECES = 64
 _PORTION = 256 << 10
+#: After so many bytes a call of `send` returns, though there would be room for more: others have something to do or to show.
+_AT_ONCE = 32 << 20
 
 
 def connect_unix(path: str, key: str, timeout: float) -> UnixChannel:
@@ -145,7 +147,10 @@ class UnixChannel(_SocketChannel):
             return None
 
     def send(self, pieces: deque[memoryview]) -> bool:
+        left = _AT_ONCE
         while pieces:
+            if left <= 0:
+                return False
             try:
                 if len(pieces) == 1:
                     sent = self._sock.send(pieces[0])
@@ -153,6 +158,7 @@ class UnixChannel(_SocketChannel):
                     sent = self._sock.sendmsg(list(islice(pieces, _MOST_PIECES)))
             except BlockingIOError:
                 return False
+            left -= sent
             _drop(pieces, sent)
         return True
 
@@ -223,13 +229,17 @@ class TlsChannel(_SocketChannel):
                     self._incoming.write_eof()
 
     def send(self, pieces: deque[memoryview]) -> bool:
+        left = _AT_ONCE
         while True:
             with self._lock:
                 if not self._flush():
                     return False
                 if not pieces:
                     return True
+                if left <= 0:
+                    return False
                 sent = self._tls.write(pieces[0][:_PORTION])
+                left -= sent
                 _drop(pieces, sent)
 
     def _flush(self) -> bool:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from time import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+#: Uploads that take longer show a bar, seconds.
+_PATIENCE = 1.0
 
 
 def noninteractive() -> bool:
@@ -27,6 +32,37 @@ def progress(widget: bool | None = None, **kwargs: Any) -> Any:
 
     kwargs.setdefault("file", sys.stdout)
     return tqdm(**kwargs)
+
+
+class UploadBar:
+    """Bytes on their way to the cluster: shown when they take longer than a second and somebody may be looking."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._begun = monotonic()
+        self._bar: Any = None
+
+    def move(self, count: int) -> None:
+        """So many bytes more have left."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif self._done < self._total and monotonic() - self._begun >= _PATIENCE and _is_watched():
+            self._bar = progress(
+                total=self._total, initial=self._done, unit="B", unit_scale=True, desc="upload", leave=False
+            )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _is_watched() -> bool:
+    from .outputs import in_kernel
+
+    return not noninteractive() and (in_kernel() or sys.stdout.isatty())
 
 
 def _widgets_work() -> bool:

@@ -28,7 +28,9 @@ from .error import ConnectionLost
 from .handshake import decoder_for, greet
 from .interrupt import guard
 from .reconnect import reconnect
+from .progress import UploadBar
 from .registry import Registry
+from .sharedmemory import LARGE
 from .uploads import Uploads
 
 TYPE_CHECKING = False
@@ -151,10 +153,16 @@ class Session:
 
     def tell(self, header: Header) -> None:
         """Send a frame that is no request."""
-        with self._sending:
-            self.check()
-            self._outbox.extend(map(memoryview, frames.encode(header)))
-            self._flush(False)
+        main = guard.applies()
+        was_open = guard.hold() if main else False
+        try:
+            with self._sending:
+                self.check()
+                self._outbox.extend(map(memoryview, frames.encode(header)))
+                self._flush(main)
+        finally:
+            if main:
+                guard.release(was_open)
 
     def _flush(self, main: bool) -> None:
         """Send the outbox. An interrupt leaves the rest of it to the daemon."""
@@ -163,13 +171,18 @@ class Session:
                 return
             poller = select.poll()
             poller.register(self._channel, select.POLLOUT)
+            left = sum(map(len, self._outbox))
+            bar = UploadBar(left)
             while True:
                 if main:
                     guard.open()
                 poller.poll()
+                if left >= LARGE:
+                    bar.move(left - (left := sum(map(len, self._outbox))))
                 if main:
                     guard.shut()
                 if self._channel.send(self._outbox):
+                    bar.close()
                     return
         except OSError:
             self._outbox.clear()

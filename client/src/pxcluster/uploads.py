@@ -6,6 +6,7 @@ import threading
 import warnings
 
 from .frames import size_of
+from .progress import UploadBar
 from .sharedmemory import LARGE
 
 TYPE_CHECKING = False
@@ -35,9 +36,10 @@ class Uploads:
         places = self._reserve(memory, [size_of(buffers[at]) for at in large])
         if places is None:
             return None
+        bar = UploadBar(sum(size_of(buffers[at]) for at in large))
         try:
             for at, (place, is_warm) in zip(large, places, strict=True):
-                memory.write(place, is_warm, buffers[at], lambda _count: None)
+                memory.write(place, is_warm, buffers[at], bar.move)
         except BaseException as problem:
             self._session.tell({"type": "abandon", "places": [place for place, _ in places]})
             if not isinstance(problem, OSError):
@@ -48,6 +50,8 @@ class Uploads:
                 stacklevel=2,
             )
             return None
+        finally:
+            bar.close()
         return {at: place for at, (place, _) in zip(large, places, strict=True)}
 
     def answered(self, header: Header) -> None:
