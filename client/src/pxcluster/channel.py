@@ -38,7 +38,7 @@ if TYPE_CHECKING:
             """Bytes received into `view`; 0 at the end of the stream, None when there are none now."""
 
         def send(self, pieces: deque[memoryview]) -> bool:
-            """Send from the front of `pieces`, dropping what is sent; True when all has left, False to be called again."""
+            """Send from the front of `pieces`, dropping what is sent; True when all has left, False: call again."""
 
         def shutdown(self) -> None:
             """End the stream: whoever polls or receives wakes up."""
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _MOST_PIECES = 64
 _PORTION = 256 << 10
-#: After so many bytes a call of `send` returns, though there would be room for more: others have something to do or to show.
+#: After so many bytes a call of `send` returns, though there may be room for more: callers have something to show.
 _AT_ONCE = 32 << 20
 
 

@@ -314,8 +314,8 @@ class Client:
     def memory(self) -> dict[str, Any]:
         """Large buffers in the nodes' shared memory, bytes. Not in ipyparallel.
 
-        ``"used"``: by host, each buffer once; ``"engines"``: what each engine has of them; ``"buffers"``: how many there
-        are; ``"pooled"``: kept for the next ones, for ten seconds; ``"bound"``: most there can be on a host.
+        ``"used"``: by host, each buffer once; ``"engines"``: what each engine has of them; ``"buffers"``: how many;
+        ``"pooled"``: kept for the next ones, for ten seconds; ``"bound"``: most there can be on a host.
         """
         answer = self._session.request({"type": "status", "id": 0}).answer
         memory = answer.get("memory") or {"buffers": 0, "used": 0, "pooled": 0, "bound": 0, "others": ()}

@@ -1,8 +1,8 @@
 """Frames of the client link, without any I/O.
 
 A frame is ``u32 header length · u32 buffer count · u64 length per buffer · header (UTF-8 JSON) · buffers``, little
-endian, unpadded. Buffers are opaque bytes; arrays in them are raw little-endian numbers. The highest bit of a length says
-that the buffer lies in shared memory and that the frame has eight bytes in its place, the offset there.
+endian, unpadded. Buffers are opaque bytes; arrays in them are raw little-endian numbers. The highest bit of a length
+says that the buffer lies in shared memory and that the frame has eight bytes in its place, the offset there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def encode(
 ) -> list[Bytes]:
     """The bytes of a frame as pieces to be sent one after the other; big buffers are not copied.
 
-    The keys of `header` are written in their order. `places`: offsets of the buffers that lie in shared memory, by index.
+    The keys of `header` are written in their order. `places`: offsets of buffers in shared memory, by index.
     """
     text = (_direct(header) if header["type"] == "direct" else _to_json(header)).encode()
     if not buffers:
@@ -131,9 +131,9 @@ class _Partial:
 class Decoder:
     """Turns received bytes into frames. The caller receives into :meth:`space` and tells :meth:`received` how much.
 
-    Buffers of small frames are `bytes`. Each buffer of a big frame has writable memory of its own, filled by the receive
-    call itself, so that arrays in it are aligned, writable and never copied. `allocate` makes that memory; `read` gives the
-    bytes (offset, length) of shared memory.
+    Buffers of small frames are `bytes`. Each buffer of a big frame has writable memory of its own, filled by the
+    receive call itself, so that arrays in it are aligned, writable and never copied. `allocate` makes that memory;
+    `read` gives the bytes (offset, length) of shared memory.
     """
 
     def __init__(

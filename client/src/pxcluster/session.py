@@ -27,8 +27,8 @@ from .controlrequest import ControlRequest, FetchRequest
 from .error import ConnectionLost
 from .handshake import decoder_for, greet
 from .interrupt import guard
-from .reconnect import reconnect
 from .progress import UploadBar
+from .reconnect import reconnect
 from .registry import Registry
 from .sharedmemory import LARGE
 from .uploads import Uploads

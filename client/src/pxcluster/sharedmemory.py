@@ -1,7 +1,7 @@
 """The shared memory of the controller's host: large buffers are written there once and sent by their place.
 
-The controller hands it over as a file descriptor. Places are the controller's to give: a client writes to those that it was
-given, and copies what a frame names, so that no array of the user's depends on what becomes of a place later.
+The controller hands it over as a file descriptor. Places are the controller's to give: a client writes to those that it
+was given, and copies what a frame names, so that no array of the user's depends on what becomes of a place later.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SharedMemory:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._lock = threading.Lock()
-        #: Mappings of places that were written to, by offset, the last one at the end: writing there again costs no faults.
+        #: Mappings of places that were written to, by offset, the last one at the end: they cost no faults again.
         self._windows: dict[int, mmap.mmap] = {}
 
     def write(self, place: int, is_warm: bool, buffer: Bytes | Pieces, told: Callable[[int], None]) -> None:

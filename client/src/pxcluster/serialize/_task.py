@@ -1,7 +1,7 @@
 """How a single item or result of a map lies in one stretch of bytes when large buffers (arrays) belong to it.
 
-A pickle alone begins with its opcode 0x80. With buffers it is ``0 · 7 bytes of zeros · u64 n · u64 length of the pickle and
-of each of the n buffers · pickle · buffers``, each buffer at a multiple of 64 bytes from the beginning.
+A pickle alone begins with its opcode 0x80. With buffers it is ``u64 0 · u64 n · u64 length of the pickle and of each of
+the n buffers · pickle · buffers``, each buffer at a multiple of 64 bytes from the beginning.
 """
 
 from __future__ import annotations
