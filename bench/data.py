@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,25 @@ def cluster_mb(mark: str) -> float:
     return sum(proportional_mb(pid) for pid in marked_processes(mark))
 
 
+@contextmanager
+def copies() -> Iterator[list[float]]:
+    """Adds the seconds that our client takes to copy arrays into shared memory to the first number of the list."""
+    from pxcluster.sharedmemory import SharedMemory
+
+    seconds, write = [0.0], SharedMemory.write
+
+    def timed_write(*args: Any) -> None:
+        begin = time.perf_counter()
+        write(*args)
+        seconds[0] += time.perf_counter() - begin
+
+    SharedMemory.write = timed_write  # type: ignore[method-assign]
+    try:
+        yield seconds
+    finally:
+        SharedMemory.write = write  # type: ignore[method-assign]
+
+
 def pushes(client: Any, rows: list[str], options: Namespace) -> Iterator[tuple[str, float]]:
     """The first push with the memory that it takes, and those after it, to all engines as `a`."""
     every = client[:]
@@ -59,6 +79,14 @@ def pushes(client: Any, rows: list[str], options: Namespace) -> Iterator[tuple[s
     yield "data-memory", (cluster_mb(options.mark) - before) * 1e6 / SIZE
     if "data-push" in rows:
         yield "data-push", repeat(timed(every), most=options.transfers, warm_up=WARM_UP)
+        if type(client).__module__.startswith("pxcluster"):
+            with copies() as copied:
+
+                def without_copy(number: int) -> float:
+                    copied[:] = [0.0]
+                    return timed(every)(number) - copied[0]
+
+                yield "data-push-warm", repeat(without_copy, most=options.transfers)
         broadcast = client.broadcast_view()
         yield "data-push-broadcast", repeat(timed(broadcast), most=options.transfers, warm_up=WARM_UP)
 

@@ -95,6 +95,7 @@ DATA_SPECS = [
     Spec("data-push", _PUSH, "s", DASK, ratio=1),
     Spec("data-push", _PUSH, "s", RAY, ratio=1),
     Spec("data-push", _PUSH, "s", RAW_BCAST, ratio=1),
+    Spec("data-push-warm", "the same without the client's copy", "s", RAW_BCAST, ratio=3, against="data-push"),
     *(Spec("data-push-first", _FIRST, "s", peer) for peer in _PUSHERS),
     Spec("data-memory", "pushed 100 MB on 8 engines: memory / 100 MB", "x", IPYPARALLEL, bound=1.2),
     Spec("data-pull", _PULL, "s", IPYPARALLEL, ratio=3),

@@ -18,10 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Buffers of at least so many bytes go through the arena; smaller ones are cheaper to copy.
-pub const LARGE: usize = 1 << 20;
+pub const LARGE: usize = 512 << 10;
 /// So many mappings to write through are kept, and so many bytes of them.
 const WINDOWS: usize = 4;
 const WINDOWS_BYTES: usize = 512 << 20;
+/// Smaller buffers are written through windows of this size: the next place is likely to be in one of them.
+const CHUNK: u64 = 32 << 20;
 /// Lengths of the file, bytes: as long as possible.
 const LENGTHS: [u64; 2] = [1 << 62, 1 << 43];
 /// Places are multiples of this, bytes.
@@ -107,7 +109,10 @@ impl Arena {
         let fits = |window: &Window| window.offset <= offset && end <= window.offset + window.length as u64;
         let window = match windows.iter().position(fits) {
             Some(at) => windows.remove(at),
-            None => Window::open(&self.file, offset, bytes.len())?,
+            None if offset / CHUNK == (end - 1) / CHUNK => {
+                Window::open(&self.file, offset - offset % CHUNK, CHUNK as usize)?
+            }
+            None => Window::open(&self.file, offset, bytes.len())?.populated(),
         };
         let target = window.address + (offset - window.offset) as usize;
         // SAFETY: within a writable mapping of pages that are there; rank 0 has given the place to this process alone.
@@ -232,9 +237,15 @@ impl Window {
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: that mapping. Kernels before 5.14 do not know it, and then each page costs a fault.
-        let _not_known = unsafe { libc::madvise(address, length, libc::MADV_POPULATE_WRITE) };
         Ok(Self { address: address as usize, offset: start, length })
+    }
+
+    /// Its pages, which are there, without a fault for each.
+    fn populated(self) -> Self {
+        // SAFETY: the mapping made in `open`. Kernels before 5.14 do not know this.
+        let _not_known =
+            unsafe { libc::madvise(self.address as *mut libc::c_void, self.length, libc::MADV_POPULATE_WRITE) };
+        self
     }
 }
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .frames import Bytes, Pieces
 
 #: Buffers of at least so many bytes go through shared memory.
-LARGE = 1 << 20
+LARGE = 512 << 10
 #: Bytes that are written or read at a time.
 _PORTION = 16 << 20
 #: So many mappings are kept, and so many bytes of them.
