@@ -45,7 +45,8 @@ class FakeRuntime:
         data = [bytes(buffer) for buffer in buffers]
         self.replies[token] = status, serialize.loads(data) if status == 0 else json.loads(data[0])
 
-    def result(self, token: int, position: int, status: int, payload: bytes, /) -> bool:
+    def result(self, token: int, position: int, status: int, payload: bytes | list[Any], /) -> bool:
+        payload = payload if isinstance(payload, bytes) else b"".join(payload)
         if token not in self.open:
             return False
         answers = self.answers.setdefault(token, [])

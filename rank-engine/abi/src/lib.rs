@@ -107,9 +107,10 @@ pub struct Vtable {
     pub release: extern "C" fn(*mut c_void),
     /// Answers a direct request: token, status, started, completed, buffers, their number.
     pub reply: extern "C" fn(u64, u8, f64, f64, *const Slice, usize),
-    /// Answers one task of a piece of work: token, position, status, payload. 1: go on with the next one; 0: there is none, or
-    /// it runs elsewhere. The task is taken to have run since the one before it was answered, or the piece was handed over.
-    pub result: extern "C" fn(u64, usize, u8, Slice) -> u32,
+    /// Answers one task of a piece of work: token, position, status, payload in so many pieces. 1: go on with the next one; 0:
+    /// there is none, or it runs elsewhere. The task is taken to have run since the one before it was answered, or the piece
+    /// was handed over.
+    pub result: extern "C" fn(u64, usize, u8, *const Slice, usize) -> u32,
     /// Output of user code: token, task or -1, stream (0 stdout, 1 stderr, 2 display), bytes.
     pub output: extern "C" fn(u64, i64, u32, Slice),
     /// User code begins (1) or has ended (0): SIGINT is sent only between the two.

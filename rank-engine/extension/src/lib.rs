@@ -123,8 +123,26 @@ impl Runtime {
     }
 
     /// Answers the task at `position` of a piece of work; whether the next one is still to be run here.
-    fn result(&self, token: u64, position: usize, status: u8, payload: &Bound<'_, PyBytes>) -> bool {
-        (self.vtable.result)(token, position, status, Slice::new(payload.as_bytes())) != 0
+    /// A payload in several pieces is a list of bytes-like objects.
+    fn result(
+        &self,
+        py: Python<'_>,
+        token: u64,
+        position: usize,
+        status: u8,
+        payload: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        let result = self.vtable.result;
+        if let Ok(bytes) = payload.cast::<PyBytes>() {
+            let slice = Slice::new(bytes.as_bytes());
+            return Ok(result(token, position, status, &raw const slice, 1) != 0);
+        }
+        let pieces: Vec<PyBuffer<u8>> = payload.extract()?;
+        let slices = Slices(pieces.iter().map(contiguous).collect::<PyResult<_>>()?);
+        Ok(py.detach(move || {
+            let slices = slices; // the whole wrapper is Send
+            result(token, position, status, slices.0.as_ptr(), slices.0.len()) != 0
+        }))
     }
 
     /// Queues output of user code; `name` is `stdout`, `stderr` or `display`.

@@ -108,11 +108,12 @@ impl Driver {
         buffer.len() >= LARGE && self.arena.as_ref().is_some_and(|arena| arena.is_own(buffer))
     }
 
-    /// Writes large buffers of an answer to memory shared with rank 0, so that only their places travel. To be called by the
-    /// main thread; takes turns until rank 0 has said where. `None`: there is no room, or no such memory.
-    pub(super) fn share(&self, buffers: &[&[u8]]) -> Option<Vec<Bytes>> {
+    /// Writes large buffers of an answer, each in pieces, to memory shared with rank 0, so that only their places travel. To be
+    /// called by the main thread; takes turns until rank 0 has said where. `None`: there is no room, or no such memory.
+    pub(super) fn share(&self, buffers: &[&[&[u8]]]) -> Option<Vec<Bytes>> {
         let arena = self.arena.as_ref().filter(|_| self.is_with_rank_0 && !buffers.is_empty())?;
-        let ticket = self.shared.ask_for_places(buffers.iter().map(|buffer| buffer.len() as u64).collect());
+        let length = |pieces: &&[&[u8]]| pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        let ticket = self.shared.ask_for_places(buffers.iter().map(|pieces| length(pieces) as u64).collect());
         let places = loop {
             let seen = self.bell.rings();
             if let Some(places) = self.shared.take_places(ticket) {
@@ -128,13 +129,17 @@ impl Driver {
         let written: std::io::Result<Vec<Bytes>> = places
             .iter()
             .zip(buffers)
-            .map(|((place, is_warm), buffer)| {
-                if *is_warm {
-                    arena.write_warm(*place, buffer)?;
-                } else {
-                    arena.write(*place, buffer)?;
+            .map(|((place, is_warm), pieces)| {
+                let mut at = *place;
+                for piece in *pieces {
+                    if *is_warm {
+                        arena.write_warm(at, piece)?;
+                    } else {
+                        arena.write(at, piece)?;
+                    }
+                    at += piece.len() as u64;
                 }
-                arena.map(*place, buffer.len(), Access::Read)
+                arena.map(*place, length(pieces), Access::Read)
             })
             .collect();
         written

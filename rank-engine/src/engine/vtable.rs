@@ -131,19 +131,33 @@ extern "C" fn reply(token: u64, status: u8, started: f64, completed: f64, buffer
     let slices = if count == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(buffers, count) } };
     // SAFETY: as above.
     let slices: Vec<&[u8]> = slices.iter().map(|slice| unsafe { slice.bytes() }).collect();
-    let large: Vec<&[u8]> = slices.iter().copied().filter(|slice| slice.len() >= LARGE).collect();
+    let large: Vec<&[&[u8]]> = slices.iter().filter(|slice| slice.len() >= LARGE).map(std::slice::from_ref).collect();
     let mut shared = driver.share(&large).unwrap_or_default().into_iter();
     let mut place = |slice: &&[u8]| if slice.len() >= LARGE { shared.next() } else { None };
     let body = slices.iter().map(|slice| place(slice).unwrap_or_else(|| Bytes::copy_from_slice(slice))).collect();
     driver.shared.reply(token, status_of(status), started, completed, body);
 }
 
-extern "C" fn result(token: u64, position: usize, status: u8, payload: Slice) -> u32 {
+extern "C" fn result(token: u64, position: usize, status: u8, pieces: *const Slice, count: usize) -> u32 {
     let Some(driver) = DRIVER.get() else { return 0 };
-    // SAFETY: the bytes live during the call.
-    let payload = unsafe { payload.bytes() };
-    let shared = if payload.len() < LARGE { None } else { driver.share(&[payload]) };
-    let payload = shared.and_then(|mut buffers| buffers.pop()).map_or(Payload::Here(payload), Payload::Shared);
+    // SAFETY: the extension passes `count` slices, at least one, that live during the call, with their bytes.
+    let pieces: Vec<&[u8]> =
+        unsafe { std::slice::from_raw_parts(pieces, count) }.iter().map(|slice| unsafe { slice.bytes() }).collect();
+    let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+    let shared = if length < LARGE { None } else { driver.share(&[&pieces]) };
+    let shared = shared.and_then(|mut buffers| buffers.pop());
+    let (joined, alone);
+    let payload = match (shared, &pieces[..]) {
+        (Some(shared), _) => Payload::Shared(shared),
+        (None, [piece]) => {
+            alone = *piece;
+            Payload::Here(alone)
+        }
+        (None, pieces) => {
+            joined = pieces.concat();
+            Payload::Here(&joined)
+        }
+    };
     u32::from(driver.shared.result(token, position, status_of(status), payload))
 }
 

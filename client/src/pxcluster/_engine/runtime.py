@@ -39,8 +39,10 @@ class Runtime(Protocol):
     def reply(self, token: int, status: int, started: float, completed: float, buffers: Sequence[Buffer]) -> None:
         """Answer a direct request. The buffers are copied or held until they are sent."""
 
-    def result(self, token: int, position: int, status: int, payload: bytes, /) -> bool:
+    def result(self, token: int, position: int, status: int, payload: bytes | list[bytes | memoryview], /) -> bool:
         """Answer the task at `position` of a batch, which has just ended; whether the next one is to be run here.
+
+        A list: the pieces of the payload.
 
         The rest of a batch may be given to another engine while a task runs. A second answer is ignored.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pickle import dumps as number_dumps
 
-from ..serialize import NUMBERS, dumps_task, loads_plain, loads_task
+from ..serialize import NUMBERS, loads_plain, loads_task, task_pieces
 from . import streams, tracebacks
 from .interrupts import enter_user_code, leave_user_code
 from .state import ERROR, OK, state
@@ -61,7 +61,7 @@ def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buf
         _maps[map_key] = Map(function)
     this = _maps[map_key]
     load, load_large = loads_plain, loads_task
-    dump, dump_number, numbers, current = dumps_task, number_dumps, NUMBERS, state
+    dump, dump_number, numbers, current = task_pieces, number_dumps, NUMBERS, state
     current.token = token
     current.first_task = first
     current.output_left = this.output_left
@@ -79,12 +79,19 @@ def run_tasks(token: int, map_key: int, function: Buffer | None, items: list[Buf
                 try:
                     item = items[position]
                     value = call(load(item) if type(item) is bytes else load_large(item))
-                    payload = dump_number(value, 5) if type(value) in numbers else dump(value)
+                    payload: bytes | list[bytes | memoryview]
+                    if type(value) in numbers:
+                        payload = dump_number(value, 5)
+                    else:
+                        payload = dump(value)
+                        if len(payload) == 1:
+                            payload = payload[0]  # type: ignore[assignment]
                     status, value = OK, None  # it may be large, and is not kept while the next one is made
                 except BaseException as error:
                     status, payload = status_of(error), this.failure(error)
                 # Looked up each time: in a process that the task has forked it is another one.
                 goes_on = current.host.result(token, position, status, payload)
+                payload = b""
                 if not goes_on:
                     break
             leave_user_code()
