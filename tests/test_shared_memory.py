@@ -16,6 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 from harness.cluster import Cluster
+from harness.large import (
+    LINKS,
+    client_over,
+    connection_over,
+    controller_of,
+    data,
+    pid_of,
+    sums,
+    wait_until_given_back,
+)
 from harness.memory import (
     GIGA,
     MEGA,
@@ -26,51 +36,13 @@ from harness.memory import (
     shared_bytes,
     small_file_system,
 )
-from harness.peer import port_of
 from harness.processes import is_stopped
 from harness.waiting import wait_for
 from harness.work import keep_busy
 from pxcluster import Client, interactive
 
-#: How a client reaches its cluster: from the same host, or from another one.
-LINKS = ["unix", "tls"]
 #: What the bookkeeping of processes may take while data pass.
 LITTLE = 6 * MEGA
-
-
-def data(size: int, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
-
-
-def connection_over(cluster: Cluster, link: str) -> dict[str, Any]:
-    connection = cluster.connection()
-    if link == "tls":
-        connection |= {"host": "another-host", "addresses": [f"127.0.0.1:{port_of(connection)}"]}
-    return connection
-
-
-def client_over(cluster: Cluster, link: str) -> Client:
-    return cluster.client(connection_info=connection_over(cluster, link))
-
-
-def pid_of(rc: Client, engine: int) -> int:
-    pid: int = rc._session.registry.engines[engine]["pid"]
-    return pid
-
-
-def controller_of(cluster: Cluster) -> int:
-    pid: int = cluster.connection()["pid"]
-    return pid
-
-
-def wait_until_given_back(pid: int) -> None:
-    """Until the shared file of a process's node has no page any more; the last ones are kept for ten seconds."""
-    wait_for(lambda: shared_bytes(pid) == 0, lambda: f"{shared_bytes(pid)} bytes should have been given back")
-
-
-def sums(rc: Client, expression: str) -> list[int]:
-    found: list[int] = rc[:][f"int({expression})"]
-    return found
 
 
 # -- one copy ---------------------------------------------------------------------------------------------------------
@@ -475,66 +447,3 @@ def test_gigabytes_pass_the_controller_by(new_cluster: Callable[..., Cluster], l
     assert controller.growth <= 200 * MEGA, f"the controller has grown by {controller.growth / MEGA:.0f} MB"
     del made
     assert view[check] == [expected] * len(view)
-
-
-# -- answers ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.smoke
-@pytest.mark.parametrize("link", LINKS)
-def test_answers(cluster: Cluster, rc: Client, link: str) -> None:
-    rc = client_over(cluster, link)
-    view = rc[:]
-    view.scatter("who", range(4), flatten=True, block=True)
-    view.execute(
-        "import numpy; x = numpy.arange(12_500_000.0) + who; y = x[:400_000] * 2; z = 'z' * 3_000_000", block=True
-    ).get()
-    for who, got in enumerate(view["x"]):
-        assert got.nbytes == 100_000_000
-        assert (got == np.arange(12_500_000.0) + who).all()
-    for who, (y, z, w) in enumerate(view.pull(["y", "z", "who"], block=True)):
-        assert (y == 2 * (np.arange(400_000.0) + who)).all()
-        assert (z, w) == ("z" * 3_000_000, who)
-    at_once = [(name, view.pull(name, block=False)) for name in ("x", "y", "z") for _ in range(2)]
-    for name, result in at_once:
-        assert [len(got) for got in result.get(timeout=60)] == [
-            {"x": 12_500_000, "y": 400_000, "z": 3_000_000}[name]
-        ] * 4
-    whole = view.gather("y", block=True)
-    np.testing.assert_array_equal(whole, np.concatenate([2 * (np.arange(400_000.0) + who) for who in range(4)]))
-    view.clear(block=True)
-
-
-@pytest.mark.smoke
-@pytest.mark.parametrize("link", LINKS)
-def test_results_of_maps(cluster: Cluster, rc: Client, link: str) -> None:
-    tasks = client_over(cluster, link).load_balanced_view()
-    made = interactive(lambda n: __import__("numpy").full(375_000, n, dtype="i8"))
-    for number, got in enumerate(tasks.map(made, range(200))):
-        assert got.shape == (375_000,)
-        assert (got == number).all()
-
-
-@pytest.mark.parametrize("link", LINKS)
-def test_a_client_that_reconnects_gets_its_answers(cluster: Cluster, rc: Client, link: str) -> None:
-    client = client_over(cluster, link)
-    view, session = client[:], client._session
-    arrays = {f"x{n}": data(20 * MEGA, n) for n in range(3)}
-    view.push(arrays, block=True)
-    before = rc.queue_status()[3]["completed"]
-    with session._reading:  # nobody reads
-        results = {name: view.pull(name, block=False) for name in arrays}
-        wait_for(lambda: rc.queue_status()[3]["completed"] >= before + 3, "all is answered")
-        session._channel.shutdown()
-    for name, result in results.items():
-        for got in result.get(timeout=60):
-            np.testing.assert_array_equal(got, arrays[name])
-        session._channel.shutdown()
-    rc[:].push({"y": arrays["x1"][: 3 * MEGA]}, block=True)
-    mapped = client.load_balanced_view().map_async(interactive(lambda n: y[n:].copy()), range(40))  # noqa: F821
-    for number, got in enumerate(mapped):
-        np.testing.assert_array_equal(got, arrays["x1"][number : 3 * MEGA])
-        if number % 8 == 3:
-            session._channel.shutdown()
-    assert session.lost is None
-    view.clear(block=True)
