@@ -2,8 +2,9 @@
 //!
 //! A buffer goes from rank 0 to one engine of each node, its *leader*, in segments. Leaders pass segments on along a tree and
 //! write them to the place that the buffer has on every node. What has been written is confirmed, and only so much is under
-//! way. When a node has all buffers of a message, the message can name their places there. Where a leader has died, its node
-//! and those that it may have served begin again; where one has no room, the message must take the buffers along.
+//! way. When a node has all buffers of a message, the message can name their places there. Where a leader has died, all that
+//! have not everything begin again: it may have died with segments for others. One that has no room goes on passing segments
+//! on, and the message must take the buffers along.
 
 use pxcluster_protocol::{EngineId, EngineSet, Rank};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,9 +45,36 @@ pub(crate) struct Ready<M> {
 
 struct Fill {
     buffer: Buffer,
-    /// Of each leader, its node and the bytes that it has confirmed.
-    leaders: BTreeMap<EngineId, (Node, u64)>,
+    /// All leaders, from the beginning to the end: the tree must not change while segments are under way.
+    leaders: BTreeMap<EngineId, Leader>,
     sent: u64,
+}
+
+struct Leader {
+    node: Node,
+    /// Bytes that it has written; `None`: it has no room.
+    confirmed: Option<u64>,
+}
+
+impl Fill {
+    fn new(buffer: Buffer, leaders: impl IntoIterator<Item = (EngineId, Node)>) -> Self {
+        let leader = |(engine, node)| (engine, Leader { node, confirmed: Some(0) });
+        Self { buffer, leaders: leaders.into_iter().map(leader).collect(), sent: 0 }
+    }
+
+    /// The leaders that have room and not everything.
+    fn unfinished(&self) -> impl Iterator<Item = (EngineId, &Leader, u64)> {
+        let unfinished = |(engine, leader): (&EngineId, _)| {
+            let leader: &Leader = leader;
+            let confirmed = leader.confirmed.filter(|confirmed| *confirmed < self.buffer.length)?;
+            Some((*engine, leader, confirmed))
+        };
+        self.leaders.iter().filter_map(unfinished)
+    }
+
+    fn serves(&self, id: u64, node: Node) -> bool {
+        self.buffer.id == id && self.unfinished().any(|(_, leader, _)| leader.node == node)
+    }
 }
 
 struct Waiting<M> {
@@ -74,54 +102,45 @@ impl<M> Default for Fills<M> {
 impl<M> Fills<M> {
     /// Sends messages to nodes when they have `buffers`. Each node is given with its leader.
     pub(crate) fn begin(&mut self, buffers: &[Buffer], messages: Vec<(Node, EngineId, M)>) {
-        let mut leaders: BTreeMap<u64, BTreeMap<EngineId, (Node, u64)>> = BTreeMap::new();
+        let mut leaders: BTreeMap<u64, BTreeMap<EngineId, Node>> = BTreeMap::new();
         for (node, leader, message) in messages {
             let mut missing = BTreeSet::new();
             for buffer in buffers.iter().filter(|buffer| !self.have.contains(&(buffer.id, node))) {
                 missing.insert(buffer.id);
-                if !self.is_under_way(buffer.id, node) {
-                    leaders.entry(buffer.id).or_default().insert(leader, (node, 0));
+                if !self.active.iter().any(|fill| fill.serves(buffer.id, node)) {
+                    leaders.entry(buffer.id).or_default().insert(leader, node);
                 }
             }
             self.waiting.push(Waiting { node, missing, has_all: true, message });
         }
         for buffer in buffers {
             if let Some(leaders) = leaders.remove(&buffer.id) {
-                self.active.push(Fill { buffer: *buffer, leaders, sent: 0 });
+                self.active.push(Fill::new(*buffer, leaders));
             }
         }
         self.settle();
     }
 
-    fn is_under_way(&self, id: u64, node: Node) -> bool {
-        let of_node = |fill: &Fill| fill.leaders.values().any(|(other, _)| *other == node);
-        self.active.iter().any(|fill| fill.buffer.id == id && of_node(fill))
-    }
-
     /// A leader has written a buffer so far.
     pub(crate) fn confirm(&mut self, leader: EngineId, place: u64, upto: u64) {
-        for fill in &mut self.active {
-            if fill.buffer.place == place
-                && let Some((node, confirmed)) = fill.leaders.get_mut(&leader)
-            {
+        for fill in self.active.iter_mut().filter(|fill| fill.buffer.place == place) {
+            if let Some(Leader { node, confirmed: Some(confirmed) }) = fill.leaders.get_mut(&leader) {
                 *confirmed = upto.max(*confirmed);
                 if *confirmed >= fill.buffer.length {
                     self.have.insert((fill.buffer.id, *node));
-                    fill.leaders.remove(&leader);
                 }
             }
         }
         self.settle();
     }
 
-    /// A leader cannot write a buffer.
+    /// A leader cannot write a buffer. What is under way to it could be written later: its place must not be used again.
     pub(crate) fn refuse(&mut self, leader: EngineId, place: u64) {
-        for fill in &mut self.active {
-            if fill.buffer.place == place
-                && let Some((node, _)) = fill.leaders.remove(&leader)
-            {
+        for fill in self.active.iter_mut().filter(|fill| fill.buffer.place == place) {
+            if let Some(Leader { node, confirmed }) = fill.leaders.get_mut(&leader) {
+                *confirmed = None;
                 let id = fill.buffer.id;
-                for waiting in self.waiting.iter_mut().filter(|waiting| waiting.node == node) {
+                for waiting in self.waiting.iter_mut().filter(|waiting| waiting.node == *node) {
                     waiting.has_all &= !waiting.missing.remove(&id);
                 }
             }
@@ -133,24 +152,17 @@ impl<M> Fills<M> {
     /// be under way: they must not be used for other buffers later.
     pub(crate) fn lose(&mut self, engine: EngineId, leader: impl Fn(Node) -> Option<EngineId>) -> Vec<u64> {
         let mut places = vec![];
-        let (hit, others): (Vec<Fill>, Vec<Fill>) =
-            std::mem::take(&mut self.active).into_iter().partition(|fill| fill.leaders.contains_key(&engine));
-        self.active = others;
-        for Fill { buffer, leaders, .. } in hit {
-            places.push(buffer.place);
-            let again = leaders.into_iter().filter_map(|(old, (node, _))| {
-                let new = if old == engine { leader(node)? } else { old };
-                Some((new, (node, 0)))
+        for fill in self.active.iter_mut().filter(|fill| fill.leaders.contains_key(&engine)) {
+            places.push(fill.buffer.place);
+            let again = fill.unfinished().filter_map(|(old, Leader { node, .. }, _)| {
+                let new = if old == engine { leader(*node)? } else { old };
+                Some((new, *node))
             });
-            self.active.push(Fill { buffer, leaders: again.collect(), sent: 0 });
+            *fill = Fill::new(fill.buffer, again.collect::<Vec<_>>());
         }
         let active = &self.active;
-        self.waiting.retain(|waiting| {
-            let serves = |fill: &Fill, id: u64| {
-                fill.buffer.id == id && fill.leaders.values().any(|(node, _)| *node == waiting.node)
-            };
-            waiting.missing.iter().all(|id| active.iter().any(|fill| serves(fill, *id)))
-        });
+        let is_served = |id: u64, node: Node| active.iter().any(|fill| fill.serves(id, node));
+        self.waiting.retain(|waiting| waiting.missing.iter().all(|id| is_served(*id, waiting.node)));
         self.settle();
         places
     }
@@ -158,8 +170,9 @@ impl<M> Fills<M> {
     /// The segments that are to be sent now.
     pub(crate) fn next_segments(&mut self) -> Vec<Segment> {
         let mut segments = vec![];
-        for Fill { buffer, leaders, sent } in &mut self.active {
-            let slowest = leaders.values().map(|(_, confirmed)| *confirmed).min().unwrap_or(0);
+        for fill in &mut self.active {
+            let slowest = fill.unfinished().map(|(_, _, confirmed)| confirmed).min().unwrap_or(0);
+            let Fill { buffer, leaders, sent } = fill;
             while *sent < buffer.length && *sent < slowest + WINDOW {
                 let length = SEGMENT.min(buffer.length - *sent);
                 let leaders = leaders.keys().copied().collect();
@@ -186,7 +199,7 @@ impl<M> Fills<M> {
     }
 
     fn settle(&mut self) {
-        self.active.retain(|fill| !fill.leaders.is_empty());
+        self.active.retain(|fill| fill.unfinished().next().is_some());
         for mut waiting in std::mem::take(&mut self.waiting) {
             waiting.missing.retain(|id| !self.have.contains(&(*id, waiting.node)));
             if waiting.missing.is_empty() {
@@ -249,7 +262,21 @@ mod tests {
         let mut fills = begun();
         fills.refuse(EngineId(8), 4096);
         assert_eq!(names(fills.take_ready()), vec![("c", false)]);
-        assert_eq!(fills.next_segments()[0].leaders, set(&[4]));
+        assert_eq!(fills.next_segments()[0].leaders, set(&[4, 8]), "it may be others' way to the buffer");
+        fills.confirm(EngineId(8), 4096, SEGMENT);
+        fills.confirm(EngineId(4), 4096, BUFFER.length);
+        assert_eq!(names(fills.take_ready()), vec![("b", true)]);
+        assert_eq!(fills.next_segments(), vec![]);
+    }
+
+    #[test]
+    fn a_leader_that_has_everything_may_die_with_segments_for_others() {
+        let mut fills = begun();
+        fills.next_segments();
+        fills.confirm(EngineId(4), 4096, BUFFER.length);
+        assert_eq!(names(fills.take_ready()), vec![("b", true)]);
+        assert_eq!(fills.lose(EngineId(4), |_| Some(EngineId(6))), vec![4096]);
+        assert_eq!(fills.next_segments()[0], Segment { leaders: set(&[8]), place: 4096, at: 0, length: SEGMENT });
     }
 
     #[test]

@@ -6,11 +6,15 @@
 //!
 //! The file is unlinked as soon as every rank of the node has opened it, so nothing of it can be left behind.
 
+mod forks;
+
 use bytes::Bytes;
+use forks::Forks;
 use pxcluster_protocol::Rank;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -59,6 +63,8 @@ pub struct Arena {
     windows: Mutex<Vec<Window>>,
     /// What is not needed any more, the oldest first.
     unneeded: Mutex<VecDeque<Unneeded>>,
+    /// Children that have what was mapped when they were made.
+    forks: Mutex<Forks>,
 }
 
 impl Arena {
@@ -77,7 +83,13 @@ impl Arena {
     }
 
     fn new(file: File) -> Self {
-        Self { file, mapped: Mutex::default(), windows: Mutex::default(), unneeded: Mutex::default() }
+        Self {
+            file,
+            mapped: Mutex::default(),
+            windows: Mutex::default(),
+            unneeded: Mutex::default(),
+            forks: Mutex::default(),
+        }
     }
 
     /// Bytes that can be reserved at this moment, as far as the file system and the memory of the node are concerned.
@@ -152,8 +164,8 @@ impl Arena {
         let data = address as usize + before;
         self.mapped().insert(data, (length, offset, access));
         let arena = Arc::clone(self);
-        let range = Range { address: address as usize, length: before + length };
-        Ok(Bytes::from_owner(Mapping { arena, range, before, length, offset, access }))
+        let (range, born) = (Pages { address: address as usize, length: before + length }, self.fork_count());
+        Ok(Bytes::from_owner(Mapping { arena, range, born, before, length, offset, access }))
     }
 
     /// In place of a mapping, of which a process may have only so many.
@@ -161,11 +173,7 @@ impl Arena {
         let mut bytes = vec![0; length];
         self.file.read_exact_at(&mut bytes, offset)?;
         if access == Access::CopyOnWrite {
-            self.unneeded().push_back(Unneeded {
-                since: Instant::now(),
-                offset,
-                _range: Range { address: 0, length: 0 },
-            });
+            self.unneeded().push_back(Unneeded { since: Instant::now(), offset, lived: 0..0, range: Pages::default() });
         }
         Ok(bytes.into())
     }
@@ -191,17 +199,33 @@ impl Arena {
     /// better times for it than the one at which a buffer goes. Places that were mapped copy-on-write and are not any more, once
     /// for each time they were.
     pub fn take_released(&self, age: Duration) -> Vec<u64> {
-        let old: Vec<Unneeded> = {
+        let mut old: Vec<Unneeded> = {
             let mut unneeded = self.unneeded();
             let old = unneeded.iter().take_while(|entry| entry.since.elapsed() >= age).count();
             unneeded.drain(..old).collect()
         };
-        old.into_iter().map(|entry| entry.offset).collect()
+        let mut forks = self.forks.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in &mut old {
+            drop(std::mem::take(&mut entry.range));
+        }
+        let mut released = forks.released();
+        released.extend(old.into_iter().filter_map(|entry| forks.release(entry.offset, entry.lived)));
+        released
     }
 
-    /// Whether [`Arena::take_released`] will have something to do.
+    /// Whether [`Arena::take_released`] will have something to do soon.
     pub fn has_unneeded(&self) -> bool {
         !self.unneeded().is_empty()
+    }
+
+    /// From now on children of this process may read what is mapped when they are made: its places are released after their end.
+    /// To be called once in a process.
+    pub fn watch_forks(self: &Arc<Self>) {
+        forks::watch(Arc::clone(self));
+    }
+
+    fn fork_count(&self) -> u64 {
+        self.forks.lock().unwrap_or_else(PoisonError::into_inner).count()
     }
 
     fn unneeded(&self) -> MutexGuard<'_, VecDeque<Unneeded>> {
@@ -257,13 +281,13 @@ impl Drop for Window {
 }
 
 /// Mapped pages.
-#[derive(Debug)]
-struct Range {
+#[derive(Debug, Default)]
+struct Pages {
     address: usize,
     length: usize,
 }
 
-impl Drop for Range {
+impl Drop for Pages {
     fn drop(&mut self) {
         if self.length > 0 {
             // SAFETY: pages that `Arena::map` has mapped, and nothing borrows from them any more.
@@ -277,13 +301,17 @@ impl Drop for Range {
 struct Unneeded {
     since: Instant,
     offset: u64,
-    _range: Range,
+    /// Numbers of the forks while it was mapped.
+    lived: Range<u64>,
+    range: Pages,
 }
 
 /// One mapped place.
 struct Mapping {
     arena: Arc<Arena>,
-    range: Range,
+    range: Pages,
+    /// Number of the next fork when it was mapped.
+    born: u64,
     /// Bytes of the first page before the place.
     before: usize,
     length: usize,
@@ -301,10 +329,13 @@ impl AsRef<[u8]> for Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if forks::is_child() {
+            return;
+        }
         self.arena.mapped().remove(&(self.range.address + self.before));
         if self.access == Access::CopyOnWrite {
-            let range = std::mem::replace(&mut self.range, Range { address: 0, length: 0 });
-            self.arena.unneeded().push_back(Unneeded { since: Instant::now(), offset: self.offset, _range: range });
+            let (range, lived) = (std::mem::take(&mut self.range), self.born..self.arena.fork_count());
+            self.arena.unneeded().push_back(Unneeded { since: Instant::now(), offset: self.offset, lived, range });
         }
     }
 }

@@ -189,9 +189,11 @@ impl<T: Transport> Controller<T> {
 
     /// A leader has written so much of a buffer, or has no room for it.
     pub(super) fn filled(&mut self, leader: EngineId, place: u64, upto: Option<u64>) -> Result<(), ControllerError> {
-        match upto {
-            Some(upto) => self.fills.confirm(leader, place, upto),
-            None => self.fills.refuse(leader, place),
+        if let Some(upto) = upto {
+            self.fills.confirm(leader, place, upto);
+        } else {
+            self.fills.refuse(leader, place);
+            self.store.iter().for_each(|store| store.taint(place));
         }
         self.pump()
     }

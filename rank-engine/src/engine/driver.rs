@@ -36,6 +36,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(transport: MpiTransport, nanny: Arc<Nanny>, arena: Option<Arc<Arena>>) -> anyhow::Result<Self> {
+        arena.iter().for_each(Arena::watch_forks);
         let is_with_rank_0 = transport.is_local(Rank::CONTROLLER);
         let bell = transport.bell();
         let shared = Shared::new(bell.clone(), nanny.page(), transport.size() - 1);
