@@ -322,3 +322,32 @@ def test_numbers_are_pickled_together_as_one_by_one() -> None:
     numbers: list[object] = [1, -(10**30), 2.5, True, None, 1j]
     assert dumps_numbers(numbers) == [dumps_task(number) for number in numbers]
     assert dumps_numbers([1, "2"]) is None
+
+
+def test_tensors_of_torch_travel_beside_the_pickle() -> None:
+    torch = pytest.importorskip("torch")
+    for tensor in (
+        torch.arange(20_000.0).reshape(100, 200),
+        torch.ones(5000, dtype=torch.bfloat16),
+        torch.zeros(3000, dtype=torch.complex64),
+        torch.tensor(5),
+        torch.zeros(0, 3),
+        torch.arange(20_000.0)[5000:10_000],  # of which torch would send all
+    ):
+        buffers = dumps({"a": tensor, "again": tensor})
+        assert len(buffers) == (1 if tensor.nbytes < 4096 else 2)
+        loaded = loads([bytearray(buffer) for buffer in buffers])
+        assert torch.equal(loaded["a"], tensor)
+        assert loaded["a"].dtype == tensor.dtype
+        assert loaded["a"] is loaded["again"]
+        loaded["a"].mul_(2)
+
+
+def test_other_tensors_travel_as_torch_pickles_them() -> None:
+    torch = pytest.importorskip("torch")
+    base = torch.arange(20_000.0)
+    for tensor in (base[::2], base.reshape(100, 200).T, base.clone().requires_grad_(), torch.nn.Parameter(base)):
+        loaded = loads(dumps(tensor))
+        assert torch.equal(loaded, tensor)
+        assert type(loaded) is type(tensor)
+        assert loaded.requires_grad == tensor.requires_grad

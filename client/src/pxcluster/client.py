@@ -345,6 +345,7 @@ class Client:
     def close(self, linger: Any = None) -> None:
         """Leave the cluster; it goes on. Calls that wait fail with ConnectionLost. A second close does nothing."""
         _open.discard(self)
+        self._keeper.flush()
         self._session.close()
 
     def __enter__(self) -> Self:

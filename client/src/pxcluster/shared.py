@@ -194,6 +194,11 @@ class Keeper:
             session._callbacks.append(self._forget)
             session._wake()
 
+    def flush(self) -> None:
+        """Have forgotten now what has ended: the session is about to be closed."""
+        if self._ended and self._session.lost is None:
+            self._forget()
+
     def _forget(self) -> None:
         keys = []
         while self._ended:

@@ -14,6 +14,7 @@ from types import CellType, FunctionType, MethodType
 
 from ._arrays import reduce_array
 from ._functions import importable, make_cell, reduce_cell, reduce_function
+from ._torch import reduce_tensor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class LightPickler(pickle.Pickler):
         elif kind.__module__ == "numpy":
             if kind.__name__ == "ndarray":
                 return reduce_array(obj)
+        elif kind.__module__ == "torch" and kind.__name__ == "Tensor":
+            return reduce_tensor(obj)
         elif kind.__module__ == "typing":  # TypeVar and its like: pickle would look for them in __main__
             raise NeedsCloudpickle
         return NotImplemented
@@ -102,6 +105,8 @@ def _full_pickler() -> type[Any]:
                 return self._rule.reduce_cell(obj)
             elif kind.__module__ == "numpy" and kind.__name__ == "ndarray":
                 return reduce_array(obj)
+            elif kind.__module__ == "torch" and kind.__name__ == "Tensor":
+                return reduce_tensor(obj)
             return super().reducer_override(obj)
 
     return FullPickler
