@@ -29,7 +29,7 @@ use std::time::Duration;
 const TIMER_SLACK: u64 = 1_000;
 /// What the allocator of an engine keeps of what user code has freed, bytes, and below which size it keeps anything. By
 /// default arrays of a megabyte go back to the system each time, and a third of a map over such is page faults.
-const KEPT: [libc::c_int; 2] = [64 << 20, 16 << 20];
+const KEPT: [libc::c_int; 2] = [32 << 20, 4 << 20];
 /// How long the launcher may take to end the job under an engine that must not leave MPI.
 const ABORT: Duration = Duration::from_secs(10);
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import serialize
 from .frames import Pieces
+from .serialize import ALIGNED
 from .shared import size_of
 
 TYPE_CHECKING = False
@@ -134,7 +135,11 @@ def pack(items: Iterable[Any], repeated: Repeated | None = None) -> tuple[array[
             packed += b"".join(pickles)
         else:  # they may be large: none is held twice
             for item in block if repeated is None else repeated.replaced(block):
-                for piece in serialize.task_pieces(item):
+                parts = serialize.task_pieces(item)
+                if len(parts) > 1:  # its arrays are aligned where the item is; what is behind a pickle does not count
+                    packed += bytes(-(before + len(packed)) % ALIGNED)
+                    offsets[-1] = before + len(packed)
+                for piece in parts:
                     if type(piece) is memoryview:
                         pieces += (packed, piece)
                         before += len(packed) + piece.nbytes

@@ -27,6 +27,8 @@ _PORTION = 16 << 20
 _WINDOWS = 4
 _WINDOWS_BYTES = 512 << 20
 _HUGE = 8 << 20
+#: Buffers from this size on are read by two threads, bytes.
+_SHARED_WORK = 32 << 20
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 
 
@@ -77,13 +79,24 @@ class SharedMemory:
     def read(self, place: int, length: int) -> memoryview:
         """A copy of what is at `place`."""
         buffer = allocate(length)
-        at = 0
-        while at < length:
-            count = os.preadv(self._descriptor, [buffer[at : at + _PORTION]], place + at)
-            if count == 0:
-                raise OSError(f"{length} bytes at {place} of the shared memory are not there")
-            at += count
+        half = length // 2 if length >= _SHARED_WORK else length
+        if half < length:  # most of the time goes into fresh pages, which two threads get twice as fast
+            other = threading.Thread(target=self._read_into, args=(buffer[half:], place + half))
+            other.start()
+            try:
+                self._read_into(buffer[:half], place)
+            finally:
+                other.join()
+        else:
+            self._read_into(buffer, place)
         return buffer
+
+    def _read_into(self, buffer: memoryview, place: int) -> None:
+        at = 0
+        while at < len(buffer):
+            count = os.preadv(self._descriptor, [buffer[at : at + _PORTION]], place + at)
+            assert count > 0, "the controller's file is longer than any place"
+            at += count
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -76,25 +76,22 @@ impl Runtime {
         let work = work.0;
         // SAFETY: the program hands over `buffer_count` parts that live until `owner` is released.
         let (owner, parts) = unsafe { Owner::adopt(vtable, &work) };
-        let buffers = |range: std::ops::RangeFrom<usize>| -> PyResult<Vec<Py<PyAny>>> {
-            parts[range].iter().map(|part| hand_over(py, part.slice, &owner)).collect()
-        };
+        // SAFETY: each part once.
+        let owner_of = |part: &Part| unsafe { Owner::of(part, &owner) };
+        let whole = |part: &Part| wrap(py, part.slice, !part.owner.is_null(), owner_of(part));
+        let item = |part: &Part| if part.owner.is_null() { hand_over(py, part.slice, &owner) } else { whole(part) };
         match work.kind {
             kind::SHUTDOWN => Ok(None),
             kind::DIRECT => {
                 // SAFETY: names are static strings of the program.
                 let name = PyString::new(py, &String::from_utf8_lossy(unsafe { work.name.bytes() }));
-                // SAFETY: each part once.
-                let owner_of = |part: &Part| unsafe { Owner::of(part, &owner) };
-                let wrap = |part: &Part| wrap(py, part.slice, !part.owner.is_null(), owner_of(part));
-                let whole: PyResult<Vec<Py<PyAny>>> = parts.iter().map(wrap).collect();
-                Ok(Some(("direct", work.token, name, whole?).into_pyobject(py)?.into_any()))
+                let body: PyResult<Vec<Py<PyAny>>> = parts.iter().map(whole).collect();
+                Ok(Some(("direct", work.token, name, body?).into_pyobject(py)?.into_any()))
             }
             kind::TASKS => {
                 let first = work.has_function as usize;
-                let function =
-                    if first == 1 { Some(wrap(py, parts[0].slice, false, Arc::clone(&owner))?) } else { None };
-                let items = buffers(first..)?;
+                let function = if first == 1 { Some(whole(&parts[0])?) } else { None };
+                let items: Vec<Py<PyAny>> = parts[first..].iter().map(item).collect::<PyResult<_>>()?;
                 let tasks = ("tasks", work.token, work.map_key, function, items, work.first_task);
                 Ok(Some(tasks.into_pyobject(py)?.into_any()))
             }

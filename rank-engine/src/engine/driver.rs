@@ -19,6 +19,8 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// What lies at a multiple of this, bytes, is aligned for any array.
+const ALIGNED: usize = 64;
 /// First and longest sleep of the comm thread while the main thread runs batches of tasks: it sends the results of those
 /// before a task that takes longer than the others.
 const WATCH: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(160)];
@@ -104,9 +106,10 @@ impl Driver {
 }
 
 impl Driver {
-    /// Whether a buffer lies in shared memory, mapped for this engine alone.
+    /// Whether a buffer lies in shared memory, mapped for this engine alone, and arrays may be made of it where it lies.
     pub(super) fn is_shared(&self, buffer: &[u8]) -> bool {
-        buffer.len() >= LARGE && self.arena.as_ref().is_some_and(|arena| arena.is_own(buffer))
+        let is_aligned = (buffer.as_ptr() as usize).is_multiple_of(ALIGNED);
+        buffer.len() >= LARGE && is_aligned && self.arena.as_ref().is_some_and(|arena| arena.is_own(buffer))
     }
 
     /// Writes large buffers of an answer, each in pieces, to memory shared with rank 0, so that only their places travel. To be

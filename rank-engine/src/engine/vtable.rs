@@ -78,13 +78,15 @@ extern "C" fn next(out: *mut Work) {
     };
     // A buffer in shared memory is given up when nobody needs it, whatever becomes of the others.
     let is_shared = |buffer: &Bytes| DRIVER.get().is_some_and(|driver| driver.is_shared(buffer));
-    let own = |work: &mut Work, bytes: Vec<Bytes>, each: bool| {
-        let part = |buffer: &Bytes| {
-            let alone = each && is_shared(buffer);
+    let own = |work: &mut Work, kept: Option<Bytes>, bytes: Vec<Bytes>| {
+        let is_kept = usize::from(kept.is_some());
+        let bytes: Vec<Bytes> = kept.into_iter().chain(bytes).collect();
+        let part = |(at, buffer): (usize, &Bytes)| {
+            let alone = at >= is_kept && is_shared(buffer);
             let owner = if alone { Owner::of(vec![buffer.clone()], vec![]) } else { std::ptr::null_mut() };
             Part { slice: Slice::new(buffer), owner }
         };
-        let parts: Vec<Part> = bytes.iter().map(part).collect();
+        let parts: Vec<Part> = bytes.iter().enumerate().map(part).collect();
         let others = bytes.into_iter().zip(&parts).filter(|(_, part)| part.owner.is_null()).map(|(buffer, _)| buffer);
         let others = others.collect();
         (work.buffers, work.buffer_count) = (parts.as_ptr(), parts.len());
@@ -96,7 +98,7 @@ extern "C" fn next(out: *mut Work) {
             work.kind = kind::DIRECT;
             work.token = token;
             work.name = Slice::new(direct.name().as_bytes());
-            own(&mut work, body, true);
+            own(&mut work, None, body);
         }
         Piece::Tasks { token, key, function, first, items } => {
             work.kind = kind::TASKS;
@@ -104,7 +106,7 @@ extern "C" fn next(out: *mut Work) {
             work.map_key = map_key(key);
             work.first_task = first;
             work.has_function = u32::from(function.is_some());
-            own(&mut work, function.into_iter().chain(items).collect(), false);
+            own(&mut work, function, items); // the function may still be given to other engines
         }
         Piece::Forget(key) => {
             work.kind = kind::FORGET;

@@ -27,9 +27,10 @@ from ._errors import SerializationError
 from ._functions import interactive
 from ._reference import Reference, resolve_references
 from ._source import cell_label, received_label
-from ._task import loads_plain, loads_task
+from ._task import ALIGNED, loads_plain, loads_task
 
 __all__ = [
+    "ALIGNED",
     "NUMBERS",
     "Reference",
     "SerializationError",

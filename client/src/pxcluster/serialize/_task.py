@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["LEAST", "join", "loads_plain", "loads_task"]
+__all__ = ["ALIGNED", "LEAST", "join", "loads_plain", "loads_task"]
 
 #: Buffers below this many bytes stay in the pickle.
 LEAST = 64 << 10
-_ALIGNED = 64
+ALIGNED = 64
 
 
 def join(data: bytes, buffers: Sequence[memoryview]) -> list[bytes | memoryview]:
@@ -29,17 +29,19 @@ def join(data: bytes, buffers: Sequence[memoryview]) -> list[bytes | memoryview]
     pieces: list[bytes | memoryview] = [head + data]
     at = len(pieces[0])
     for buffer in buffers:
-        pieces += (bytes(-at % _ALIGNED), buffer)
-        at += -at % _ALIGNED + buffer.nbytes
+        pieces += (bytes(-at % ALIGNED), buffer)
+        at += -at % ALIGNED + buffer.nbytes
     return pieces
 
 
-def loads_task(data: Buffer, is_own: bool = False) -> Any:
-    """The object that :func:`dumps_task` has made bytes of.
+def loads_task(data: Buffer, is_own: bool | None = None) -> Any:
+    """The object that :func:`dumps_task` has made bytes of; what is behind those does not count.
 
-    `is_own`: `data` is writable and aligned, and nobody else uses it: arrays are made of it where they lie.
+    `is_own`: `data` is writable and aligned, and nobody else uses it: arrays are made of it where they lie. None: so
+    it is if it is writable at all, as engines have it.
     """
     view = memoryview(data)
+    is_own = not view.readonly if is_own is None else is_own
     if view[0] != 0:
         return loads_plain(view)
     (count,) = struct.unpack_from("<Q", view, 8)
@@ -48,7 +50,7 @@ def loads_task(data: Buffer, is_own: bool = False) -> Any:
     at = start + size
     buffers: list[Buffer] = []
     for length in sizes:
-        at += -at % _ALIGNED
+        at += -at % ALIGNED
         part = view[at : at + length]
         buffers.append(part if is_own else bytearray(part))
         at += length
