@@ -143,6 +143,8 @@ class Decoder:
     ) -> None:
         self._allocate = allocate
         self._read = read
+        #: Bytes of shared memory that frames have named so far.
+        self.shared = 0
         self._staging = bytearray(_STAGING)
         self._view = memoryview(self._staging)
         self._start = 0
@@ -227,6 +229,7 @@ class Decoder:
         for at, size in shared.items():
             assert self._read is not None
             buffers[at] = self._read(int.from_bytes(buffers[at], "little"), size)
+            self.shared += size
         return buffers
 
     def _more(self, needed: int) -> None:

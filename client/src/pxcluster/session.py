@@ -393,9 +393,10 @@ class Session:
                 if count == 0:
                     self._break("the connection to the controller ended")
                     break
-                self._fresh += count
+                shared = self._decoder.shared
                 for header, buffers in self._decoder.received(count):
                     self._dispatch(header, buffers)
+                self._fresh += count + self._decoder.shared - shared
                 if self._fresh >= _CONFIRM_BYTES or self._received - self._confirmed >= _CONFIRM_FRAMES:
                     self._confirm()
                 if not self._channel.buffered:

@@ -26,9 +26,8 @@ _PORTION = 16 << 20
 #: So many mappings are kept, and so many bytes of them.
 _WINDOWS = 4
 _WINDOWS_BYTES = 512 << 20
-_HUGE = 8 << 20
 #: Buffers from this size on are read by two threads, bytes.
-_SHARED_WORK = 32 << 20
+_SHARED_WORK = 8 << 20
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 
 
@@ -114,18 +113,13 @@ def _portions(buffer: Bytes | Pieces) -> Iterator[memoryview]:
 
 
 def allocate(length: int) -> memoryview:
-    """Zeros to be overwritten. Large ones lie in pages of their own, made at once, or huge if the system has such."""
+    """Zeros to be overwritten. Large ones lie in pages of their own, made at once if one thread is to fill them."""
     if length < LARGE:
         return memoryview(bytearray(length))
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    if length < _HUGE:
-        return memoryview(mmap.mmap(-1, length, flags=private | mmap.MAP_POPULATE))
-    memory = mmap.mmap(-1, length, flags=private)
-    try:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    except (AttributeError, OSError):
-        pass  # a system without them
-    return memoryview(memory)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    if length < _SHARED_WORK:
+        flags |= mmap.MAP_POPULATE
+    return memoryview(mmap.mmap(-1, length, flags=flags))
 
 
 def fetch(sock: socket.socket, key: str) -> SharedMemory | None:
