@@ -111,3 +111,17 @@ def test_an_array_is_joined_with_one_copy_of_each_part():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert 8_000_000 <= peak < 8_100_000
+
+
+@pytest.mark.parametrize(
+    "lengths", [[3_000_000], [1, 2_999_999], [1_000_000, 0, 1_500_000, 7, 499_993], [0, 0, 3_000_000]]
+)
+def test_large_arrays_are_joined_as_small_ones_are(lengths: list[int]) -> None:
+    whole = numpy.arange(sum(lengths) * 2.0).reshape(-1, 2)
+    ends = numpy.cumsum(lengths)
+    parts = [whole[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+    joined = distribution("b").join(parts)
+    assert joined.dtype == whole.dtype
+    assert numpy.array_equal(joined, whole)
+    objects = [part.astype(object) for part in parts[:1]]
+    assert distribution("b").join(objects).dtype == object

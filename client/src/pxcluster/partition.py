@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
-from itertools import chain, islice
+import threading
+from bisect import bisect_right
+from itertools import accumulate, chain, islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
+
+#: From this size on, bytes, arrays are joined by two threads.
+_SHARED_WORK = 16 << 20
 
 
 def is_array(obj: object) -> bool:
@@ -87,8 +92,34 @@ def _concatenated(parts: Sequence[Any]) -> Any:
     """Arrays one after the other, each copied once."""
     numpy = sys.modules["numpy"]
     rows = _rows_of(parts)
+    size = sum(part.nbytes for part in rows)
+    first = rows[0]
+    if size >= _SHARED_WORK and all(
+        type(part) is numpy.ndarray and part.dtype == first.dtype and part.shape[1:] == first.shape[1:] for part in rows
+    ):
+        return _copied_by_two(rows)
     masked = any(isinstance(part, numpy.ma.MaskedArray) for part in rows)
     return (numpy.ma if masked else numpy).concatenate(rows)
+
+
+def _copied_by_two(rows: Sequence[Any]) -> Any:
+    """Arrays of one kind in one; two threads get the fresh pages for it in half the time, which is most of it."""
+    numpy = sys.modules["numpy"]
+    ends = list(accumulate(map(len, rows)))
+    whole = numpy.empty((ends[-1], *rows[0].shape[1:]), rows[0].dtype)
+    middle = bisect_right(ends, ends[-1] // 2)
+
+    def copy(chosen: slice) -> None:
+        for part, end in zip(rows[chosen], ends[chosen], strict=True):
+            whole[end - len(part) : end] = part
+
+    other = threading.Thread(target=copy, args=(slice(middle, None),))
+    other.start()
+    try:
+        copy(slice(middle))
+    finally:
+        other.join()
+    return whole
 
 
 def _interleaved(parts: Sequence[Any]) -> Any:
