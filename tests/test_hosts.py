@@ -418,3 +418,29 @@ def test_hosts_without_shared_memory_get_copies(new_hosts: Callable[..., Cluster
     assert sums(rc, "x.sum()") == [int(made.sum())] * 5
     assert (rc[4]["x"] == made).all()
     assert [shared_bytes(pid) for pid in nodes_of(cluster, rc)] == [0, 0, 0]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("way", ["mpi", "tree"])
+def test_both_ways_to_other_hosts_bring_the_same(new_hosts: Callable[..., Cluster], way: str) -> None:
+    cluster = new_hosts(["n1", "n2"], 3, PXCLUSTER_BROADCAST=way)
+    rc = cluster.client()
+    for size in (MEGA, 4 * MEGA, 4 * MEGA + 1, SIZE, SIZE + 12_345):
+        made = data(size)
+        rc[:]["x"] = made
+        assert sums(rc, "x.sum()") == [int(made.sum())] * 8
+        assert all((rc[engine]["x"] == made).all() for engine in (1, 4, 7))
+    results = [rc[:].push({f"y{number}": data(SIZE + number)}, block=False) for number in range(4)]
+    rc[[0, 5]].push({"z": data(SIZE)}, block=True)
+    for number, result in enumerate(results):
+        result.get(timeout=120)
+        assert sums(rc, f"y{number}.sum()") == [int(data(SIZE + number).sum())] * 8
+    # From here on one of those that took part in MPI's broadcast is dead.
+    os.kill(pid_of(rc, 2), signal.SIGKILL)
+    gone(rc, 2)
+    made = data(SIZE)
+    rc[:]["x"] = made
+    assert sums(rc, "x.sum()") == [int(made.sum())] * 7
+    nodes = nodes_of(cluster, rc)
+    rc[:].clear(block=True)
+    wait_until_given_back(*nodes)
