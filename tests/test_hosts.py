@@ -15,7 +15,15 @@ import pytest
 from harness.cluster import Cluster, Site
 from harness.hosts import Hosts, missing
 from harness.large import LINKS, client_over, controller_of, data, pid_of, sums, wait_until_given_back
-from harness.memory import MEGA, no_small_file_system, private_bytes, shared_bytes, shared_part_of, small_file_system
+from harness.memory import (
+    MEGA,
+    no_large_file_system,
+    no_small_file_system,
+    private_bytes,
+    shared_bytes,
+    shared_part_of,
+    small_file_system,
+)
 from harness.processes import is_stopped
 from harness.waiting import wait_for
 from harness.work import keep_busy
@@ -28,7 +36,7 @@ HERE, FIRST, SECOND = [0, 1], [2, 3, 4], [5, 6, 7]
 
 @pytest.fixture(scope="module", autouse=True)
 def _needs_hosts() -> None:
-    if reason := missing():
+    if reason := missing() or no_large_file_system():
         pytest.skip(reason)
 
 

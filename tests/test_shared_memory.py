@@ -31,6 +31,7 @@ from harness.memory import (
     MEGA,
     Peak,
     available_bytes,
+    no_large_file_system,
     no_small_file_system,
     private_bytes,
     shared_bytes,
@@ -40,6 +41,13 @@ from harness.processes import is_stopped
 from harness.waiting import wait_for
 from harness.work import keep_busy
 from pxcluster import Client, interactive
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_shared_memory() -> None:
+    if reason := no_large_file_system():
+        pytest.skip(reason)
+
 
 #: What the bookkeeping of processes may take while data pass.
 LITTLE = 6 * MEGA

@@ -12,6 +12,14 @@ from pathlib import Path
 KILO, MEGA, GIGA = 1 << 10, 1 << 20, 1 << 30
 
 
+def no_large_file_system() -> str:
+    """Why large buffers do not lie in shared memory here, as in a container with 64 MB of it, or nothing."""
+    where = os.environ.get("PXCLUSTER_SHM_DIR", "/dev/shm")
+    there = os.statvfs(where)
+    free = there.f_bavail * there.f_frsize
+    return "" if free >= GIGA else f"{where} has {free / MEGA:.0f} MB free, and these tests need 1 GB"
+
+
 def shared_bytes(pid: int) -> int:
     """Bytes that the file that a rank shares with those of its node has at this moment, whoever maps them."""
     found = [path for path in Path(f"/proc/{pid}/fd").iterdir() if "/pxcluster-arena-" in _target(path)]
