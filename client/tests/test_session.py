@@ -69,3 +69,17 @@ def test_a_session_that_another_process_has_resumed_is_over(rc, dv, controller):
     controller.send({"type": "refused", "reason": "session s1 has been resumed by process 5 on h"})
     with pytest.raises(ipp.ConnectionLost, match="resumed by process 5"):
         waiting.get(timeout=30)
+
+
+def test_all_that_live_and_one_that_died_meanwhile_are_everyone() -> None:
+    from pxcluster.registry import Registry
+
+    registry = Registry()
+    registry.set_engines([{"id": number} for number in range(3)])
+    assert registry.is_everyone([0, 1, 2])
+    assert not registry.is_everyone([0, 1])
+    registry.set_engines([{"id": 0}, {"id": 2}])
+    assert registry.is_everyone([0, 1, 2])
+    assert not registry.is_everyone([1, 2, 7])
+    registry.set_engines([{"id": 0}])
+    assert not registry.is_everyone([0])

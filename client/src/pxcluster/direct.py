@@ -59,7 +59,7 @@ class DirectView(View):
 
             result = AsyncResult(self.client, [request], fname=name, single=single)._watch()
         session = self.client._session
-        everyone = len(engines) > 1 and len(engines) == len(session.registry.engines)
+        everyone = session.registry.is_everyone(engines)
         session.submit(
             request,
             {"type": "direct", "id": 0, "kind": kind, "targets": None if everyone else engines},

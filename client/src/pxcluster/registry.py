@@ -17,7 +17,7 @@ from .requests import DirectRequest, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from .frames import Bytes, Header
@@ -75,6 +75,13 @@ class Registry:
         """These live, as the controller says at the beginning of a connection."""
         with self._losing:
             self.engines = {engine["id"]: engine for engine in engines}
+
+    def is_everyone(self, engines: Sequence[int]) -> bool:
+        """Whether these, several, are all that live, and perhaps some that died while they were being looked up."""
+        alive = self.engines
+        return len(engines) > 1 and (
+            len(engines) == len(alive) or (len(engines) > len(alive) and alive.keys() <= set(engines))
+        )
 
     def _engines_changed(self, header: Header) -> None:
         engines = dict(self.engines)

@@ -221,7 +221,7 @@ class Keeper:
 
     def _submit(self, request: DirectRequest, body: Sequence[Bytes]) -> None:
         engines = request.targets
-        everyone = len(engines) > 1 and len(engines) == len(self._session.registry.engines)
+        everyone = self._session.registry.is_everyone(engines)
         header = {"type": "direct", "id": 0, "kind": "apply", "targets": None if everyone else list(engines)}
         self._session.submit(request, header, body)
 
