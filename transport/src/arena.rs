@@ -1,8 +1,8 @@
 //! The arena: one file of a node's shared memory, in which large buffers lie once for all ranks of the node.
 //!
-//! Rank 0 gives out the places, the same ones on every node; here are the hands: writing, mapping. Ranks
-//! map a buffer for itself alone (copy-on-write), so that reading costs no memory and writing is the reader's own. Pages
-//! must not be given to another buffer while any rank maps them; [`Arena::take_released`] says what is not mapped any more.
+//! Rank 0 gives out the places, the same ones on every node; here are the hands: writing, mapping. A
+//! rank maps a buffer for itself alone (copy-on-write), so that reading costs no memory and writing is its own. Pages must
+//! not be given to another buffer while any rank maps them; [`Arena::take_released`] says what is not mapped any more.
 //!
 //! The file is unlinked as soon as every rank of the node has opened it, so nothing of it can be left behind.
 
@@ -199,17 +199,19 @@ impl Arena {
     /// better times for it than the one at which a buffer goes. Places that were mapped copy-on-write and are not any more, once
     /// for each time they were.
     pub fn take_released(&self, age: Duration) -> Vec<u64> {
-        let mut old: Vec<Unneeded> = {
+        let old: Vec<Unneeded> = {
             let mut unneeded = self.unneeded();
             let old = unneeded.iter().take_while(|entry| entry.since.elapsed() >= age).count();
             unneeded.drain(..old).collect()
         };
+        let unmap = |Unneeded { offset, lived, range, .. }| {
+            drop(range);
+            (offset, lived)
+        };
+        let unmapped: Vec<(u64, Range<u64>)> = old.into_iter().map(unmap).collect(); // no lock is held meanwhile
         let mut forks = self.forks.lock().unwrap_or_else(PoisonError::into_inner);
-        for entry in &mut old {
-            drop(std::mem::take(&mut entry.range));
-        }
         let mut released = forks.released();
-        released.extend(old.into_iter().filter_map(|entry| forks.release(entry.offset, entry.lived)));
+        released.extend(unmapped.into_iter().filter_map(|(offset, lived)| forks.release(offset, lived)));
         released
     }
 

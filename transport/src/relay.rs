@@ -20,15 +20,7 @@ pub fn relay(
     cargo: &Cargo,
     body: &[Bytes],
 ) -> Result<(), CodecError> {
-    if targets.is_empty() {
-        return Ok(());
-    }
-    for part in targets.split_for_relay(FANOUT) {
-        let Some(leader) = part.min() else { continue };
-        let message = ToEngine::Relay { targets: part, cargo: cargo.clone() };
-        send(transport, leader.rank(), &message, body.to_vec())?;
-    }
-    Ok(())
+    along_tree(transport, targets, body, |targets| ToEngine::Relay { targets, cargo: cargo.clone() })
 }
 
 /// Sends a segment of a buffer to the leaders of nodes, along the same kind of tree.
@@ -39,12 +31,22 @@ pub fn relay_fill(
     at: u64,
     segment: &[Bytes],
 ) -> Result<(), CodecError> {
-    if leaders.is_empty() {
+    along_tree(transport, leaders, segment, |leaders| ToEngine::Fill { leaders, place, at })
+}
+
+/// Sends to the next receivers what `message` makes of them and those below them.
+fn along_tree(
+    transport: &mut dyn Transport,
+    receivers: &EngineSet,
+    body: &[Bytes],
+    message: impl Fn(EngineSet) -> ToEngine,
+) -> Result<(), CodecError> {
+    if receivers.is_empty() {
         return Ok(());
     }
-    for part in leaders.split_for_relay(FANOUT) {
+    for part in receivers.split_for_relay(FANOUT) {
         let Some(first) = part.min() else { continue };
-        send(transport, first.rank(), &ToEngine::Fill { leaders: part, place, at }, segment.to_vec())?;
+        send(transport, first.rank(), &message(part), body.to_vec())?;
     }
     Ok(())
 }

@@ -114,11 +114,21 @@ impl<T: Transport> Controller<T> {
         message: &ToEngine,
         body: Vec<Bytes>,
     ) -> Result<(), ControllerError> {
-        let store = self.store.clone().filter(|_| self.is_here(engine.rank()));
-        let place_of = |buffer: &Bytes| {
-            let store = store.as_ref()?;
-            store.place_of(buffer).inspect(|place| store.hold(*place, engine))
-        };
+        let shares = self.is_here(engine.rank());
+        self.send_shared(engine, message, body, shares)
+    }
+
+    /// Sends a message to one engine; of large buffers the places, if they are there on its node (`is_there`).
+    fn send_shared(
+        &mut self,
+        engine: EngineId,
+        message: &ToEngine,
+        body: Vec<Bytes>,
+        is_there: bool,
+    ) -> Result<(), ControllerError> {
+        let store = self.store.as_ref().filter(|_| is_there);
+        let place_of =
+            |buffer: &Bytes| store.and_then(|store| store.place_of(buffer).inspect(|place| store.hold(*place, engine)));
         Ok(send_places(&mut self.transport, engine.rank(), message, body, &place_of)?)
     }
 
@@ -143,7 +153,7 @@ impl<T: Transport> Controller<T> {
         let (mut here, mut elsewhere) = (vec![], vec![]);
         for (node, targets) in by_node {
             let (Some(node), Some(&leader)) = (node, targets.first()) else { continue };
-            let waiting = Waiting { targets, cargo: cargo.clone(), body: body.to_vec() };
+            let waiting = Waiting { targets: targets.into_iter().collect(), cargo: cargo.clone(), body: body.to_vec() };
             if self.is_here(leader.rank()) {
                 here.push(waiting);
             } else {
@@ -160,11 +170,9 @@ impl<T: Transport> Controller<T> {
     /// Sends a message to engines of one node, which has its buffers.
     fn send_places(&mut self, waiting: Waiting) -> Result<(), ControllerError> {
         let Waiting { targets, cargo, body } = waiting;
-        let Some(store) = self.store.clone() else { return Ok(()) };
-        for engine in targets.into_iter().filter(|engine| !self.gone.contains_key(engine)) {
+        for engine in self.without_gone(&targets).iter() {
             let alone = ToEngine::Relay { targets: std::iter::once(engine).collect(), cargo: cargo.clone() };
-            let place_of = |buffer: &Bytes| store.place_of(buffer).inspect(|place| store.hold(*place, engine));
-            send_places(&mut self.transport, engine.rank(), &alone, body.clone(), &place_of)?;
+            self.send_shared(engine, &alone, body.clone(), true)?;
         }
         Ok(())
     }
@@ -217,8 +225,8 @@ impl<T: Transport> Controller<T> {
             if has_all {
                 self.send_places(message)?;
             } else {
-                let living = message.targets.into_iter().filter(|engine| !self.gone.contains_key(engine));
-                relay(&mut self.transport, &living.collect(), &message.cargo, &message.body)?;
+                let living = self.without_gone(&message.targets);
+                relay(&mut self.transport, &living, &message.cargo, &message.body)?;
             }
         }
         Ok(())
@@ -227,14 +235,22 @@ impl<T: Transport> Controller<T> {
     /// An engine has died: another one of its node takes what it was being sent for the node.
     pub(super) fn lose_leader(&mut self, engine: EngineId) -> Result<(), ControllerError> {
         let Some(store) = self.store.clone() else { return Ok(()) };
-        let living: Vec<EngineId> = self.living().iter().collect();
-        let nodes: Vec<(EngineId, Option<Node>)> =
-            living.into_iter().map(|engine| (engine, self.node_of(engine))).collect();
-        let leader = |node| nodes.iter().find(|(_, other)| *other == Some(node)).map(|(engine, _)| *engine);
-        for place in self.fills.lose(engine, leader) {
+        let leaders = self.leaders();
+        for place in self.fills.lose(engine, |node| leaders.get(&node).copied()) {
             store.taint(place);
         }
         self.pump()
+    }
+
+    /// The first living engine of each other node whose ranks share memory.
+    fn leaders(&self) -> BTreeMap<Node, EngineId> {
+        let mut leaders = BTreeMap::new();
+        for engine in self.living().iter().filter(|engine| !self.is_here(engine.rank())) {
+            if let Some(node) = self.node_of(engine) {
+                leaders.entry(node).or_insert(engine);
+            }
+        }
+        leaders
     }
 
     /// What there is in shared memory.
@@ -260,19 +276,14 @@ impl<T: Transport> Controller<T> {
         }
         let live = store.lengths();
         self.fills.retain(|id| live.contains_key(&id));
-        let mut leaders: BTreeMap<Node, EngineId> = BTreeMap::new();
-        for engine in self.living().iter().filter(|engine| !self.is_here(engine.rank())) {
-            if let Some(node) = self.node_of(engine) {
-                leaders.entry(node).or_insert(engine);
-            }
-        }
-        self.broadcast(&leaders.into_values().collect(), &Cargo::Punch(ranges))
+        let leaders = self.leaders().into_values().collect();
+        self.broadcast(&leaders, &Cargo::Punch(ranges))
     }
 }
 
 /// A message to engines of one node whose buffers are on their way there.
 pub(super) struct Waiting {
-    targets: Vec<EngineId>,
+    targets: EngineSet,
     cargo: Cargo,
     body: Vec<Bytes>,
 }

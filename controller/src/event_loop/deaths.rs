@@ -26,7 +26,7 @@ impl<T: Transport> Controller<T> {
         self.without_gone(&all)
     }
 
-    fn without_gone(&self, targets: &EngineSet) -> EngineSet {
+    pub(super) fn without_gone(&self, targets: &EngineSet) -> EngineSet {
         if self.gone.is_empty() {
             return targets.clone();
         }

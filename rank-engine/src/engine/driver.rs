@@ -84,20 +84,26 @@ impl Driver {
 
     /// The main thread: the next work, taking turns until there is some.
     pub(super) fn next(&self) -> Piece {
+        let Some(piece) = self.turns_until(|| self.shared.try_next()) else { return Piece::Shutdown };
+        match self.shared.flusher(&piece) {
+            Flusher::Nobody => {}
+            Flusher::This => self.turn().map_or_else(|error| give_up(&error), drop),
+            Flusher::Comm => self.bell.wake(Sleeper::Second),
+        }
+        self.shared.begin();
+        piece
+    }
+
+    /// The main thread: takes turns until there is what it waits for; `None` if everything has been said before.
+    fn turns_until<T>(&self, ready: impl Fn() -> Option<T>) -> Option<T> {
         loop {
             let seen = self.bell.rings();
-            if let Some(piece) = self.shared.try_next() {
-                match self.shared.flusher(&piece) {
-                    Flusher::Nobody => {}
-                    Flusher::This => self.turn().map_or_else(|error| give_up(&error), drop),
-                    Flusher::Comm => self.bell.wake(Sleeper::Second),
-                }
-                self.shared.begin();
-                return piece;
+            if let Some(value) = ready() {
+                return Some(value);
             }
             match self.turn() {
                 Err(error) => give_up(&error),
-                Ok(Turn::Done) => return Piece::Shutdown,
+                Ok(Turn::Done) => return None,
                 Ok(Turn::Idle(nap)) => self.bell.sleep(seen, nap, Sleeper::First),
                 Ok(Turn::Busy) => {}
             }
@@ -118,18 +124,7 @@ impl Driver {
         let arena = self.arena.as_ref().filter(|_| self.is_with_rank_0 && !buffers.is_empty())?;
         let length = |pieces: &&[&[u8]]| pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let ticket = self.shared.ask_for_places(buffers.iter().map(|pieces| length(pieces) as u64).collect());
-        let places = loop {
-            let seen = self.bell.rings();
-            if let Some(places) = self.shared.take_places(ticket) {
-                break places?;
-            }
-            match self.turn() {
-                Err(error) => give_up(&error),
-                Ok(Turn::Done) => return None,
-                Ok(Turn::Idle(nap)) => self.bell.sleep(seen, nap, Sleeper::First),
-                Ok(Turn::Busy) => {}
-            }
-        };
+        let places = self.turns_until(|| self.shared.take_places(ticket))??;
         let written: std::io::Result<Vec<Bytes>> = places
             .iter()
             .zip(buffers)
