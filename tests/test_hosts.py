@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 from harness.cluster import Cluster, Site
 from harness.hosts import Hosts, missing
-from harness.large import LINKS, client_over, controller_of, data, pid_of, sums, wait_until_given_back
+from harness.large import (
+    LINKS,
+    client_over,
+    controller_of,
+    data,
+    pid_of,
+    sums,
+    uploading_client,
+    wait_until_given_back,
+)
 from harness.memory import (
     MEGA,
     no_large_file_system,
@@ -131,6 +140,31 @@ def test_each_host_has_one_copy(spread: Cluster, everywhere: Client, link: str) 
         assert 0.9 * SIZE < parts < 1.1 * SIZE
     view.execute("del x", block=True).get()
     wait_until_given_back(*nodes)
+
+
+@pytest.mark.slow
+@pytest.mark.smoke
+@pytest.mark.parametrize("link", LINKS)
+def test_what_is_uploaded_goes_on_to_other_hosts_meanwhile(spread: Cluster, everywhere: Client, link: str) -> None:
+    rc, (_, *others) = everywhere, nodes_of(spread, everywhere)
+    wait_until_given_back(*others)
+
+    def have() -> bool:
+        return all(shared_bytes(pid) >= 16 * MEGA for pid in others)
+
+    with uploading_client(spread, link) as finish:
+        wait_for(have, lambda: f"the client waits until others have 16 MB, not {list(map(shared_bytes, others))} bytes")
+        finish()
+        assert sums(rc, "sent.sum()") == [200 * MEGA] * 8
+        rc[:].clear(block=True)
+    wait_until_given_back(*others)
+    with uploading_client(spread, link):
+        wait_for(have, "others have what the client had sent when it died")
+    wait_until_given_back(*nodes_of(spread, rc))
+    assert rc[:]["'sent' in globals()"] == [False] * 8
+    array = data(SIZE)
+    rc[:]["next"] = array
+    assert sums(rc, "next.sum()") == [int(array.sum())] * 8
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from harness.large import (
     data,
     pid_of,
     sums,
+    uploading_client,
     wait_until_given_back,
 )
 from harness.memory import (
@@ -290,36 +291,6 @@ def test_an_engine_that_dies_takes_no_memory_with_it(new_cluster: Callable[..., 
     wait_until_given_back(controller_of(cluster))
 
 
-#: Writes a portion, says so, and hangs.
-VICTIM = """
-import json, sys, time
-import numpy as np
-import pxcluster as ipp
-from pxcluster import channel, sharedmemory
-
-def say_and_hang():
-    print("uploading", flush=True)
-    time.sleep(1000)
-
-def write(self, place, is_warm, buffer, told):
-    real_write(self, place, is_warm, memoryview(buffer).cast("B")[:20 << 20], told)
-    say_and_hang()
-
-def flush(self):
-    global flushes
-    flushes += 1
-    if flushes > 100:  # of 256 KB
-        say_and_hang()
-    return real_flush(self)
-
-rc = ipp.Client(json.loads(sys.argv[1]))
-flushes = 0
-real_write, sharedmemory.SharedMemory.write = sharedmemory.SharedMemory.write, write
-real_flush, channel.TlsChannel._flush = channel.TlsChannel._flush, flush
-rc[:]["never"] = np.ones(200 << 20, dtype=np.uint8)
-"""
-
-
 @pytest.mark.smoke
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("is_warm", [False, True], ids=["cold", "warm"])
@@ -332,14 +303,8 @@ def test_a_client_that_is_killed_while_it_uploads(
     rc[:]["kept"] = kept
     if is_warm:  # a place that has its pages waits for the upload
         rc[:].apply_sync(interactive(len), np.ones(200 * MEGA, dtype=np.uint8))
-    command = [sys.executable, "-c", VICTIM, json.dumps(connection_over(cluster, link))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as victim:
-        try:
-            assert victim.stdout is not None
-            assert victim.stdout.readline() == "uploading\n"
-            wait_for(lambda: shared_bytes(controller) >= 20 * MEGA, "the upload is under way")
-        finally:
-            victim.kill()
+    with uploading_client(cluster, link):
+        wait_for(lambda: shared_bytes(controller) >= 20 * MEGA, "the upload is under way")
     wait_for(
         lambda: shared_bytes(controller) == 3 * MEGA, lambda: f"3 MB are left, not {shared_bytes(controller) / MEGA}"
     )

@@ -57,6 +57,8 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
         [],
     ),
     "reserve": ({"type": "reserve", "ticket": 3, "sizes": [104857600, 1048576]}, []),
+    "reserve_direct": ({"type": "reserve", "ticket": 5, "sizes": [8388608], "direct": True, "targets": [1, 2]}, []),
+    "written": ({"type": "written", "place": 4096, "bytes": 4194304}, []),
     "abandon": ({"type": "abandon", "places": [4096]}, []),
     "direct": ({"type": "direct", "id": 1, "kind": "apply", "targets": [0, 2]}, [b"pickle", b"out-of-band"]),
     "map": (
@@ -156,6 +158,7 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
     ),
     "memory": ({"type": "memory"}, []),
     "reserved": ({"type": "reserved", "ticket": 3, "places": [[4096, False], [104861696, True]]}, []),
+    "reserved_told": ({"type": "reserved", "ticket": 5, "places": [[4096, False]], "tell": True}, []),
     "reserved_nothing": ({"type": "reserved", "ticket": 4, "places": None}, []),
     "done": ({"type": "done", "id": 3}, []),
     "status": (

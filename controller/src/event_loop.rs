@@ -1,5 +1,6 @@
 //! The one thread that owns the transport, the scheduler and the list of clients, and runs the sessions of local clients.
 
+mod arrivals;
 mod bulk;
 mod deaths;
 mod ending;
@@ -21,6 +22,7 @@ use crate::relays::Relays;
 use crate::spill::Spill;
 use crate::store::{Messages, Reservation, Store};
 use crate::timeouts::Timeouts;
+use arrivals::Arrival;
 use bulk::Waiting;
 use bytes::Bytes;
 use nix::unistd::Pid;
@@ -135,6 +137,8 @@ pub struct Controller<T: Transport> {
     store: Option<Arc<Store>>,
     /// Large buffers on their way to other nodes.
     fills: Fills<Waiting>,
+    /// Those of them that still arrive, or have not gone to all yet.
+    arrivals: Vec<Arrival>,
     /// Places that connections were given and have not named in a request.
     reservations: BTreeMap<ConnectionId, Vec<Reservation>>,
     /// When memory is given back to the system.
@@ -178,6 +182,7 @@ impl<T: Transport> Controller<T> {
             timeouts: Timeouts::default(),
             store,
             fills: Fills::default(),
+            arrivals: Vec::new(),
             reservations: BTreeMap::new(),
             release_at: None,
             gone: BTreeMap::new(),
@@ -364,8 +369,10 @@ impl<T: Transport> Controller<T> {
                     self.handle_frame(connection, client, arrived)?;
                 }
             }
+            Notice::Arriving { connection, arriving } => self.handle_arriving(connection, arriving)?,
             Notice::Disconnected { connection } => {
                 self.reservations.remove(&connection);
+                self.cut_arrivals_of(connection)?;
                 if !self.nannies.remove(connection) {
                     self.clients.disconnect(connection);
                 }
@@ -410,7 +417,7 @@ impl<T: Transport> Controller<T> {
                 self.decide(Event::Got { engine, key, victim, ranges }, &Answer::default())
             }
             ToController::Reserve { ticket, sizes } => self.reserve_for_engine(engine, ticket, &sizes),
-            ToController::Filled { place, upto } => self.filled(engine, place, upto),
+            ToController::Filled { transfer, upto } => self.filled(engine, transfer, upto),
             ToController::Released { places } => {
                 self.store.iter().for_each(|store| store.release(&places, engine));
                 Ok(())

@@ -2,7 +2,7 @@
 
 use crate::budget::Budget;
 use crate::handshake::Report;
-use crate::reading::Arrived;
+use crate::reading::{Arrived, Arriving};
 use crate::store::Store;
 use pxcluster_protocol::frame::Frame;
 use pxcluster_protocol::from_client::Hello;
@@ -46,6 +46,8 @@ pub(crate) enum Notice {
     Nanny { connection: ConnectionId, outbox: Outbox, report: Report },
     /// A client, or a nanny, sends a frame.
     Frame { connection: ConnectionId, arrived: Arrived },
+    /// A client sends a frame with a large buffer.
+    Arriving { connection: ConnectionId, arriving: Arriving },
     /// A client, or a nanny, is gone.
     Disconnected { connection: ConnectionId },
     /// The process was asked to end.

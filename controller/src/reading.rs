@@ -1,6 +1,6 @@
 //! Frames as they come in: small buffers into memory, large ones into the store while they arrive.
 
-use crate::store::{Reservation, Store};
+use crate::store::{Keeper, Reservation, Store};
 use bytes::{Buf, Bytes, BytesMut};
 use pxcluster_protocol::frame::{self, Frame, FrameError, Head, Length, Limits};
 use pxcluster_transport::arena::LARGE;
@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Bytes that are read at a time on the way into the store.
 const PORTION: usize = 1 << 20;
+/// Bytes after which it is told how far a buffer has come.
+const TELL: u64 = 4 << 20;
 
 /// Why reading ends.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,17 @@ pub(crate) struct Arrived {
     pub(crate) places: Vec<(usize, u64, u64)>,
 }
 
+/// What can be told of a frame before all of it is there.
+#[derive(Debug)]
+pub(crate) enum Arriving {
+    /// A buffer of the frame with this header is written to the store.
+    Begins { header: Bytes, place: Keeper, length: u64 },
+    /// So many bytes of the buffer at a place are there.
+    Has { place: u64, upto: u64 },
+    /// It goes on in memory, for want of room.
+    Ends { place: u64 },
+}
+
 /// The receiving half of a connection.
 #[derive(Debug)]
 pub(crate) struct Reader<R> {
@@ -43,8 +56,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Self { stream, buffer: BytesMut::with_capacity(8 << 10), store }
     }
 
-    /// The next frame; `None` at the end of the stream.
-    pub(crate) async fn next(&mut self, limits: Limits) -> Result<Option<Arrived>, ReadError> {
+    /// The next frame; `None` at the end of the stream. `tell` hears of large buffers meanwhile.
+    pub(crate) async fn next(
+        &mut self,
+        limits: Limits,
+        tell: &impl Fn(Arriving),
+    ) -> Result<Option<Arrived>, ReadError> {
         let Head { header, lengths } = loop {
             if let Some(head) = frame::decode_head(&mut self.buffer, limits)? {
                 break head;
@@ -63,7 +80,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 arrived.places.push((at, offset, bytes));
                 Bytes::new()
             } else if let Some(place) = self.place(bytes) {
-                self.stored(place, &mut arrived.bytes).await?
+                tell(Arriving::Begins { header: arrived.frame.header.clone(), place: place.keeper(), length: bytes });
+                self.stored(place, &mut arrived.bytes, tell).await?
             } else {
                 arrived.bytes += bytes as usize;
                 self.memory(bytes as usize).await?
@@ -94,7 +112,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// The next bytes, in the store: each portion is written there as it comes. If the system has no pages left, in memory.
-    async fn stored(&mut self, place: Reservation, in_memory: &mut usize) -> io::Result<Bytes> {
+    async fn stored(
+        &mut self,
+        place: Reservation,
+        in_memory: &mut usize,
+        tell: &impl Fn(Arriving),
+    ) -> io::Result<Bytes> {
         let mut at = 0;
         while at < place.length {
             if self.buffer.is_empty() {
@@ -107,6 +130,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             if let Err(error) = place.write(at, &self.buffer[..portion as usize]) {
                 tracing::warn!("no room for {} bytes in shared memory ({error}): copied instead", place.length);
                 *in_memory += place.length as usize;
+                tell(Arriving::Ends { place: place.offset });
                 let mut whole = BytesMut::with_capacity(place.length as usize);
                 whole.extend_from_slice(&place.written(at as usize)?);
                 whole.unsplit(std::mem::take(&mut self.buffer));
@@ -114,6 +138,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 return self.memory(place.length as usize).await;
             }
             self.buffer.advance(portion as usize);
+            if at / TELL < (at + portion) / TELL || at + portion == place.length {
+                tell(Arriving::Has { place: place.offset, upto: at + portion });
+            }
             at += portion;
         }
         place.finish()

@@ -32,7 +32,7 @@ where
 {
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = Reader::new(reader, inbox.store.clone());
-    let first = tokio::time::timeout(HANDSHAKE_TIME, reader.next(Limits::STRANGER)).await;
+    let first = tokio::time::timeout(HANDSHAKE_TIME, reader.next(Limits::STRANGER, &|_| ())).await;
     let introduced = match first {
         Err(_) => return tracing::warn!("{peer}: no handshake within {} s, cut off", HANDSHAKE_TIME.as_secs()),
         Ok(Err(ReadError::Io(error))) => return tracing::warn!("{peer}: gone during the handshake: {error}"),
@@ -87,10 +87,11 @@ async fn converse<R, W>(
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let tell = |arriving| inbox.put(Notice::Arriving { connection, arriving });
     let reading = async {
         loop {
             budget.room().await;
-            match reader.next(Limits::CLIENT).await {
+            match reader.next(Limits::CLIENT, &tell).await {
                 Ok(Some(arrived)) => {
                     budget.take(arrived.bytes);
                     inbox.put(Notice::Frame { connection, arrived });

@@ -173,6 +173,12 @@ impl Reservation {
         self.store.map(self.offset, self.length as usize)
     }
 
+    /// Keeps the place beyond this reservation; what has been written there can be sent.
+    pub(crate) fn keeper(&self) -> Keeper {
+        self.store.change(|regions, _| regions.keep(self.offset));
+        Keeper { store: Arc::clone(&self.store), place: self.offset }
+    }
+
     /// For an engine, which holds it from now on.
     pub(crate) fn hold(self, engine: EngineId) -> u64 {
         self.store.hold(self.offset, engine);
@@ -223,9 +229,18 @@ impl AsRef<[u8]> for Kept {
     }
 }
 
-struct Keeper {
+/// Keeps a place.
+#[derive(Debug)]
+pub(crate) struct Keeper {
     store: Arc<Store>,
-    place: u64,
+    pub(crate) place: u64,
+}
+
+impl Keeper {
+    /// The number of the buffer there.
+    pub(crate) fn id(&self) -> Option<u64> {
+        self.store.id_of(self.place)
+    }
 }
 
 impl Drop for Keeper {

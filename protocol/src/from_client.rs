@@ -20,6 +20,19 @@ pub enum FromClient {
         ticket: u64,
         /// Bytes of each buffer.
         sizes: Vec<u64>,
+        /// Whether a direct request will name them, so that they may go to other nodes while they are written.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        direct: bool,
+        /// Whom that request will be for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        targets: Targets,
+    },
+    /// How far the client has written at a place.
+    Written {
+        /// Its offset.
+        place: u64,
+        /// Bytes from there on.
+        bytes: u64,
     },
     /// Places that the client was given and will not use, nor write to any more.
     Abandon {
@@ -139,6 +152,7 @@ impl FromClient {
             Self::Hello(_)
             | Self::Memory(_)
             | Self::Reserve { .. }
+            | Self::Written { .. }
             | Self::Abandon { .. }
             | Self::Received { .. }
             | Self::Goodbye

@@ -62,6 +62,9 @@ pub enum ToClient {
         ticket: u64,
         /// Offset of each buffer, and whether it has its pages already; `None`: there is no room for all of them.
         places: Option<Vec<(u64, bool)>>,
+        /// Whether the controller wants to know how far they are written.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        tell: bool,
     },
     /// Engines came or went, fell silent or are heard again.
     Engines {

@@ -75,8 +75,8 @@ pub enum ToController {
     },
     /// A buffer has been written to the shared memory of the engine's node so far.
     Filled {
-        /// Where it begins.
-        place: u64,
+        /// Number of the transfer.
+        transfer: u64,
         /// How many bytes of it are there; `None`: there is no room for it.
         upto: Option<u64>,
     },

@@ -32,22 +32,29 @@ pub enum ToEngine {
     Fill {
         /// The receiver and those below it in the tree, one per node.
         leaders: EngineSet,
-        /// Where the buffer begins.
-        place: u64,
-        /// Where in the buffer the segment begins.
-        at: u64,
+        /// Which segment.
+        segment: Segment,
     },
     /// The same, by MPI's own broadcast, in which the receiver takes part now. No buffers.
     Join {
-        /// Where the buffer begins.
-        place: u64,
-        /// Where in the buffer the segment begins.
-        at: u64,
-        /// Of the segment, bytes.
+        /// Which segment.
+        segment: Segment,
+        /// Its bytes.
         length: u64,
     },
     /// Tasks that their engine has given away, engine → engine. Buffers as of a grant, items in the order of `ranges`.
     Loot(Loot),
+}
+
+/// Which part of which buffer is on its way to other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Number of this transfer of the buffer; no other transfer has it.
+    pub transfer: u64,
+    /// Where the buffer begins in shared memory.
+    pub place: u64,
+    /// Where in the buffer the segment begins.
+    pub at: u64,
 }
 
 /// Contents of a broadcast.

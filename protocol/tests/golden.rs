@@ -9,10 +9,12 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::Path;
 
-const FROM_CLIENT: [&str; 19] = [
+const FROM_CLIENT: [&str; 21] = [
     "memory_request",
     "hello_sharing",
     "reserve",
+    "reserve_direct",
+    "written",
     "abandon",
     "hello",
     "hello_again",
@@ -30,9 +32,10 @@ const FROM_CLIENT: [&str; 19] = [
     "death",
     "silent",
 ];
-const TO_CLIENT: [&str; 18] = [
+const TO_CLIENT: [&str; 19] = [
     "memory",
     "reserved",
+    "reserved_told",
     "reserved_nothing",
     "welcome",
     "welcome_again",

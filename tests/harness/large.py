@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -59,3 +64,59 @@ def wait_until_given_back(*pids: int) -> None:
         return [shared_bytes(pid) for pid in pids]
 
     wait_for(lambda: not any(left()), lambda: f"{left()} bytes should have been given back")
+
+
+#: Sends 200 MB of ones to all engines. Having written a portion it says so, and goes on when it is told.
+UPLOAD = """
+import json, sys
+import numpy as np
+import pxcluster as ipp
+from pxcluster import channel, sharedmemory
+
+PORTION = 20 << 20
+
+def pause():
+    print("uploading", flush=True)
+    sys.stdin.readline()
+
+def write(self, place, is_warm, buffer, told):
+    bytes_ = memoryview(buffer).cast("B")
+    real_write(self, place, is_warm, bytes_[:PORTION], told)
+    pause()
+    real_write(self, place + PORTION, False, bytes_[PORTION:], told)
+
+def flush(self):
+    global flushes
+    flushes += 1
+    if flushes == 100:  # of 256 KB
+        pause()
+    return real_flush(self)
+
+rc = ipp.Client(json.loads(sys.argv[1]))
+flushes = 0
+real_write, sharedmemory.SharedMemory.write = sharedmemory.SharedMemory.write, write
+real_flush, channel.TlsChannel._flush = channel.TlsChannel._flush, flush
+rc[:]["sent"] = np.ones(200 << 20, dtype=np.uint8)
+print("done", flush=True)
+"""
+
+
+@contextmanager
+def uploading_client(cluster: Cluster, link: str) -> Iterator[Callable[[], None]]:
+    """A client in the middle of sending ``sent`` to all engines, killed at the end. Given is what lets it finish."""
+    command = [sys.executable, "-c", UPLOAD, json.dumps(connection_over(cluster, link))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+
+        def finish() -> None:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write("\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == "done\n"
+
+        try:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "uploading\n"
+            yield finish
+        finally:
+            client.kill()

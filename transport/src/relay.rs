@@ -7,7 +7,7 @@ use crate::{Transport, send};
 use bytes::Bytes;
 use pxcluster_protocol::EngineSet;
 use pxcluster_protocol::codec::CodecError;
-use pxcluster_protocol::to_engine::{Cargo, ToEngine};
+use pxcluster_protocol::to_engine::{Cargo, Segment, ToEngine};
 
 /// To how many peers a rank sends one broadcast.
 const FANOUT: usize = 2;
@@ -27,11 +27,10 @@ pub fn relay(
 pub fn relay_fill(
     transport: &mut dyn Transport,
     leaders: &EngineSet,
-    place: u64,
-    at: u64,
-    segment: &[Bytes],
+    segment: Segment,
+    body: &[Bytes],
 ) -> Result<(), CodecError> {
-    along_tree(transport, leaders, segment, |leaders| ToEngine::Fill { leaders, place, at })
+    along_tree(transport, leaders, body, |leaders| ToEngine::Fill { leaders, segment })
 }
 
 /// Sends to the next receivers what `message` makes of them and those below them.

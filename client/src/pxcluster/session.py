@@ -127,7 +127,9 @@ class Session:
         if self._broken is not None:
             self.wait(lambda: self._broken is None)
         channel = self._channel
-        places = self._uploads.upload(channel.memory, buffers) if channel.memory is not None and buffers else None
+        places = None
+        if channel.memory is not None and buffers:
+            places = self._uploads.upload(channel.memory, header, buffers)
         main = guard.applies()
         was_open = guard.hold() if main else False
         try:

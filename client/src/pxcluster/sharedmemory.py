@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 #: Buffers of at least so many bytes go through shared memory.
 LARGE = 512 << 10
-#: Bytes that are written or read at a time.
+#: Bytes that are read at a time.
 _PORTION = 16 << 20
+#: Bytes that are written at a time: what the controller sends on to other nodes.
+_SEGMENT = 4 << 20
 #: So many mappings are kept, and so many bytes of them.
 _WINDOWS = 4
 _WINDOWS_BYTES = 512 << 20
@@ -108,8 +110,8 @@ class SharedMemory:
 def _portions(buffer: Bytes | Pieces) -> Iterator[memoryview]:
     for piece in frames.pieces_of(buffer):
         view = memoryview(piece).cast("B")
-        for at in range(0, len(view), _PORTION):
-            yield view[at : at + _PORTION]
+        for at in range(0, len(view), _SEGMENT):
+            yield view[at : at + _SEGMENT]
 
 
 def allocate(length: int) -> memoryview:

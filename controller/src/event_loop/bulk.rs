@@ -2,13 +2,14 @@
 
 use super::{Controller, ControllerError};
 use crate::Settings;
-use crate::fills::{Buffer, Node, Ready, Segment};
+use crate::fills::{Buffer, Node, Outgoing, Ready};
 use crate::inbox::ConnectionId;
 use crate::reading::Arrived;
 use crate::regions::Usage;
 use crate::store::{Reservation, Store};
 use bytes::Bytes;
 use pxcluster_protocol::frame::{Frame, FrameError};
+use pxcluster_protocol::from_client::Targets;
 use pxcluster_protocol::to_client::{Memory, NodeMemory, ToClient};
 use pxcluster_protocol::to_engine::{Cargo, ToEngine};
 use pxcluster_protocol::{ClientId, EngineId, EngineSet, Rank};
@@ -36,27 +37,30 @@ impl<T: Transport> Controller<T> {
 
     // -- buffers that come ----------------------------------------------------------------------------------------------
 
-    /// Gives a client places to write to.
+    /// Gives a client places to write to, for a direct request to an `audience` or for another one.
     pub(super) fn reserve_for_client(
         &mut self,
         connection: ConnectionId,
         client: ClientId,
         ticket: u64,
         sizes: &[u64],
+        audience: Option<Targets>,
     ) {
-        let reserved = self.reserve(sizes);
-        let places = reserved.as_ref().map(|places| places.iter().map(|place| (place.offset, place.is_warm)).collect());
-        if let Some(reserved) = reserved {
-            self.reservations.entry(connection).or_default().extend(reserved);
-        }
-        self.clients.send(client, &ToClient::Reserved { ticket, places }, vec![]);
+        let reserved = self.reserve(sizes).unwrap_or_default();
+        let places = reserved.iter().map(|place| (place.offset, place.is_warm)).collect::<Vec<_>>();
+        let keepers = reserved.iter().map(|place| (place.keeper(), place.length)).collect();
+        let tell = audience.is_some_and(|targets| self.expect(connection, keepers, &targets));
+        self.reservations.entry(connection).or_default().extend(reserved);
+        let places = (places.len() == sizes.len()).then_some(places);
+        self.clients.send(client, &ToClient::Reserved { ticket, places, tell }, vec![]);
     }
 
     /// Takes places back that a client will not name.
-    pub(super) fn abandon(&mut self, connection: ConnectionId, places: &[u64]) {
+    pub(super) fn abandon(&mut self, connection: ConnectionId, places: &[u64]) -> Result<(), ControllerError> {
         for place in places {
             drop(self.claim(connection, *place));
         }
+        self.cut_arrivals(|arrival| arrival.connection == connection && places.contains(&arrival.place.place))
     }
 
     /// The frame with the buffers that the client has written to shared memory.
@@ -65,6 +69,7 @@ impl<T: Transport> Controller<T> {
         for (at, place, length) in places {
             let reservation = self.claim(connection, place).filter(|reservation| reservation.length == length);
             let bytes = reservation.and_then(|reservation| reservation.finish().ok());
+            self.arrived(place, length);
             frame.buffers[at] = bytes.ok_or(FrameError::NotShared)?;
         }
         Ok(frame)
@@ -196,31 +201,31 @@ impl<T: Transport> Controller<T> {
     }
 
     /// A leader has written so much of a buffer, or has no room for it.
-    pub(super) fn filled(&mut self, leader: EngineId, place: u64, upto: Option<u64>) -> Result<(), ControllerError> {
+    pub(super) fn filled(&mut self, leader: EngineId, transfer: u64, upto: Option<u64>) -> Result<(), ControllerError> {
         if let Some(upto) = upto {
-            self.fills.confirm(leader, place, upto);
-        } else {
-            self.fills.refuse(leader, place);
-            self.store.iter().for_each(|store| store.taint(place));
+            self.fills.confirm(leader, transfer, upto);
+        } else if let (Some(place), Some(store)) = (self.fills.refuse(leader, transfer), &self.store) {
+            store.taint(place);
         }
         self.pump()
     }
 
     /// Sends what may be sent now.
-    fn pump(&mut self) -> Result<(), ControllerError> {
+    pub(super) fn pump(&mut self) -> Result<(), ControllerError> {
         let Some(store) = self.store.clone() else { return Ok(()) };
-        for Segment { leaders, place, at, length } in self.fills.next_segments() {
-            let segment = store.segment(place + at, length as usize).map_err(ControllerError::SharedMemory)?;
+        for Outgoing { leaders, segment, length } in self.fills.next_segments() {
+            let bytes = store.segment(segment.place + segment.at, length as usize);
+            let bytes = bytes.map_err(ControllerError::SharedMemory)?;
             if self.transport.broadcast_members() == Some(&leaders) {
                 for leader in leaders.iter() {
-                    let join = ToEngine::Join { place, at, length };
-                    send(&mut self.transport, leader.rank(), &join, vec![])?;
+                    send(&mut self.transport, leader.rank(), &ToEngine::Join { segment, length }, vec![])?;
                 }
-                self.transport.broadcast(segment)?;
+                self.transport.broadcast(bytes)?;
             } else {
-                relay_fill(&mut self.transport, &leaders, place, at, &[segment])?;
+                relay_fill(&mut self.transport, &leaders, segment, &[bytes])?;
             }
         }
+        self.arrivals.retain(|arrival| self.fills.is_active(arrival.id));
         for Ready { message, has_all } in self.fills.take_ready() {
             if has_all {
                 self.send_places(message)?;
@@ -243,9 +248,14 @@ impl<T: Transport> Controller<T> {
     }
 
     /// The first living engine of each other node whose ranks share memory.
-    fn leaders(&self) -> BTreeMap<Node, EngineId> {
+    pub(super) fn leaders(&self) -> BTreeMap<Node, EngineId> {
+        self.leaders_among(&self.living())
+    }
+
+    /// The first of these engines on each other node whose ranks share memory.
+    pub(super) fn leaders_among(&self, engines: &EngineSet) -> BTreeMap<Node, EngineId> {
         let mut leaders = BTreeMap::new();
-        for engine in self.living().iter().filter(|engine| !self.is_here(engine.rank())) {
+        for engine in engines.iter().filter(|engine| !self.is_here(engine.rank())) {
             if let Some(node) = self.node_of(engine) {
                 leaders.entry(node).or_insert(engine);
             }

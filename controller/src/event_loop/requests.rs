@@ -27,6 +27,7 @@ impl<T: Transport> Controller<T> {
                 return Ok(());
             }
         };
+        self.pump()?;
         let header = match frame.parse::<FromClient>() {
             Ok(header) => header,
             Err(error) => {
@@ -39,8 +40,12 @@ impl<T: Transport> Controller<T> {
         let key = |request: RequestId| RequestKey { client, request };
         match header {
             FromClient::Hello(_) | FromClient::Memory(_) => tracing::warn!("client {} says hello twice", client.0),
-            FromClient::Reserve { ticket, sizes } => self.reserve_for_client(connection, client, ticket, &sizes),
-            FromClient::Abandon { places } => self.abandon(connection, &places),
+            FromClient::Reserve { ticket, sizes, direct, targets } => {
+                let audience = direct.then_some(targets);
+                self.reserve_for_client(connection, client, ticket, &sizes, audience);
+            }
+            FromClient::Written { place, bytes } => self.has_written(place, bytes)?,
+            FromClient::Abandon { places } => self.abandon(connection, &places)?,
             FromClient::Direct { id, kind, targets } => {
                 if let Some(targets) = self.resolve(key(id), targets) {
                     self.bodies.insert(key(id), (kind, frame.buffers));
@@ -72,20 +77,7 @@ impl<T: Transport> Controller<T> {
                 self.broadcast(&self.living(), &Cargo::Interrupt(keys))?;
                 self.clients.send(client, &ToClient::Done { id }, vec![]);
             }
-            FromClient::Abort { id, requests, targets } => {
-                let keys = requests.map_or_else(
-                    || self.scheduler.requests_of(client),
-                    |requests| requests.into_iter().map(key).collect(),
-                );
-                if targets.is_none() {
-                    self.decide(Event::Abort(keys), &Answer::default())?;
-                } else {
-                    // What these engines have is aborted; what they do not have yet may still run elsewhere.
-                    let Some(targets) = self.resolve(key(id), targets) else { return Ok(()) };
-                    self.broadcast(&targets, &Cargo::Abort(keys))?;
-                }
-                self.clients.send(client, &ToClient::Done { id }, vec![]);
-            }
+            FromClient::Abort { id, requests, targets } => self.handle_abort(key(id), requests, targets)?,
             FromClient::Status { id } => {
                 let status = self.status(id);
                 self.clients.send(client, &ToClient::Status(status), vec![]);
@@ -97,6 +89,26 @@ impl<T: Transport> Controller<T> {
             FromClient::Fetch { id, session, request } => self.handle_fetch(key(id), session.as_deref(), request),
             FromClient::Goodbye => self.clients.leave(connection),
         }
+        Ok(())
+    }
+
+    fn handle_abort(
+        &mut self,
+        key: RequestKey,
+        requests: Option<Vec<RequestId>>,
+        targets: Targets,
+    ) -> Result<(), ControllerError> {
+        let client = key.client;
+        let named = |requests: Vec<_>| requests.into_iter().map(|request| RequestKey { client, request }).collect();
+        let keys = requests.map_or_else(|| self.scheduler.requests_of(client), named);
+        if targets.is_none() {
+            self.decide(Event::Abort(keys), &Answer::default())?;
+        } else {
+            // What these engines have is aborted; what they do not have yet may still run elsewhere.
+            let Some(targets) = self.resolve(key, targets) else { return Ok(()) };
+            self.broadcast(&targets, &Cargo::Abort(keys))?;
+        }
+        self.clients.send(client, &ToClient::Done { id: key.request }, vec![]);
         Ok(())
     }
 

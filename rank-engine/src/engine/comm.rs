@@ -7,7 +7,7 @@ use crate::nanny::Nanny;
 use anyhow::Context;
 use bytes::Bytes;
 use pxcluster_protocol::to_controller::ToController;
-use pxcluster_protocol::to_engine::{Cargo, Grant, Loot, Steal, ToEngine};
+use pxcluster_protocol::to_engine::{Cargo, Grant, Loot, Segment, Steal, ToEngine};
 use pxcluster_protocol::{EngineId, EngineSet, Rank, codec};
 use pxcluster_transport::arena::{Access, Arena};
 use pxcluster_transport::mpi::MpiTransport;
@@ -47,7 +47,7 @@ pub(super) struct Comm {
     /// The memory that the ranks of this node share.
     arena: Option<Arc<Arena>>,
     /// Where to write the segments that MPI's own broadcast brings.
-    joined: VecDeque<(u64, u64)>,
+    joined: VecDeque<Segment>,
     /// Numbers of the broadcasts that have come.
     seen: BTreeSet<u64>,
     someone_has_died: bool,
@@ -92,10 +92,10 @@ impl Comm {
             idle = false;
             self.handle(shared, from, &message)?;
         }
-        while let Some(segment) = self.transport.take_broadcast() {
+        while let Some(bytes) = self.transport.take_broadcast() {
             idle = false;
-            if let Some((place, at)) = self.joined.pop_front() {
-                self.write(place, at, &segment)?;
+            if let Some(segment) = self.joined.pop_front() {
+                self.write(segment, &bytes)?;
             }
         }
         if !self.announced && shared.is_ready() {
@@ -160,9 +160,9 @@ impl Comm {
                 shared.put_places(ticket, places);
                 return Ok(());
             }
-            ToEngine::Fill { leaders, place, at } => return self.fill(&leaders, place, at, &body),
-            ToEngine::Join { place, at, length } => {
-                self.joined.push_back((place, at));
+            ToEngine::Fill { leaders, segment } => return self.fill(&leaders, segment, &body),
+            ToEngine::Join { segment, length } => {
+                self.joined.push_back(segment);
                 return Ok(self.transport.join_broadcast(length as usize)?);
             }
             ToEngine::Steal(steal) => return self.give(shared, &steal),
@@ -215,18 +215,19 @@ impl Comm {
     }
 
     /// Passes a segment of a buffer on, and writes it to the memory of this node.
-    fn fill(&mut self, leaders: &EngineSet, place: u64, at: u64, body: &[Bytes]) -> anyhow::Result<()> {
-        relay_fill(&mut self.transport, &leaders.without(self.me), place, at, body)?;
-        body.first().map_or(Ok(()), |segment| self.write(place, at, segment))
+    fn fill(&mut self, leaders: &EngineSet, segment: Segment, body: &[Bytes]) -> anyhow::Result<()> {
+        relay_fill(&mut self.transport, &leaders.without(self.me), segment, body)?;
+        body.first().map_or(Ok(()), |bytes| self.write(segment, bytes))
     }
 
-    fn write(&mut self, place: u64, at: u64, segment: &Bytes) -> anyhow::Result<()> {
+    fn write(&mut self, segment: Segment, bytes: &Bytes) -> anyhow::Result<()> {
+        let Segment { transfer, place, at } = segment;
         let written = self.arena.as_ref().is_some_and(|arena| {
-            let written = arena.write(place + at, segment);
+            let written = arena.write(place + at, bytes);
             written.inspect_err(|error| tracing::warn!("no room for a buffer in shared memory: {error}")).is_ok()
         });
-        let upto = written.then_some(at + segment.len() as u64);
-        self.say(&ToController::Filled { place, upto }, vec![])
+        let upto = written.then_some(at + bytes.len() as u64);
+        self.say(&ToController::Filled { transfer, upto }, vec![])
     }
 
     /// Gives tasks to another engine, and tells the controller which.
