@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from harness.cluster import Cluster
@@ -9,6 +11,7 @@ from harness.large import LINKS, client_over, data
 from harness.memory import MEGA
 from harness.waiting import wait_for
 from pxcluster import Client, interactive
+from pxcluster.landing import Landing
 
 
 @pytest.mark.smoke
@@ -67,5 +70,83 @@ def test_a_client_that_reconnects_gets_its_answers(cluster: Cluster, rc: Client,
         np.testing.assert_array_equal(got, arrays["x1"][number : 3 * MEGA])
         if number % 8 == 3:
             session._channel.shutdown()
+    assert session.lost is None
+    view.clear(block=True)
+
+
+# -- gather ----------------------------------------------------------------------------------------------------------
+
+
+def address(array: np.ndarray) -> int:
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
+@pytest.fixture
+def landings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Any]]:
+    """Where parts were read to, and the array that was made of them there, None if it had to be made elsewhere."""
+    seen: list[tuple[list[int], Any]] = []
+    join = Landing.join
+
+    def joined(landing: Landing, parts: list[Any]) -> Any:
+        places = [address(part) for part in parts]
+        seen.append((places, join(landing, parts)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(Landing, "join", joined)
+    return seen
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("shape", [(4_000_000,), (400_000, 10), (300_000, 2, 5)])
+def test_a_gathered_array_is_where_its_parts_were_read_to(
+    cluster: Cluster, rc: Client, link: str, shape: tuple[int, ...], landings: list[tuple[list[int], Any]]
+) -> None:
+    view = client_over(cluster, link)[:]
+    made = np.arange(float(np.prod(shape))).reshape(shape)
+    view.scatter("x", made, block=True)
+    sizes = view["x.nbytes"]
+    whole = view.gather("x", block=True)
+    ((places, joined),) = landings
+    assert joined is whole
+    assert address(whole) == places[0]
+    assert places == [address(whole) + sum(sizes[:number]) for number in range(4)]
+    assert whole.flags.writeable
+    np.testing.assert_array_equal(whole, made)
+    view.clear(block=True)
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("first", [0, 3])
+def test_uneven_parts_are_moved_together_if_the_first_to_come_is_the_longest(
+    cluster: Cluster, rc: Client, link: str, first: int, landings: list[tuple[list[int], Any]]
+) -> None:
+    view = client_over(cluster, link)[:]
+    view.scatter("who", range(4), flatten=True, block=True)
+    made = np.arange(4_000_006.0).reshape(-1, 2)
+    view.scatter("x", made, block=True)
+    whole = view.gather(f"(__import__('time').sleep(0.5 * (who != {first})), x)[1]", block=True)
+    ((places, joined),) = landings
+    assert joined is (whole if first == 0 else None)
+    assert (address(whole) == places[0]) == (first == 0)
+    assert whole.flags.writeable
+    np.testing.assert_array_equal(whole, made)
+    view.clear(block=True)
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("parts", [1, 6, 11])
+def test_gathers_at_once_over_a_connection_that_breaks(cluster: Cluster, rc: Client, link: str, parts: int) -> None:
+    client = client_over(cluster, link)
+    view, session = client[:], client._session
+    made = data(40 * MEGA + 3)
+    view.scatter("x", made, block=True)
+    results = [view.gather("x", block=False) for _ in range(3)]
+    wait_for(lambda: sum(result.progress for result in results) >= parts, "some parts are here")
+    session._channel.shutdown()
+    for number, whole in enumerate([result.get(timeout=60) for result in results]):
+        np.testing.assert_array_equal(whole, made)
+        whole[:] = number
     assert session.lost is None
     view.clear(block=True)

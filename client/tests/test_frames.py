@@ -57,6 +57,35 @@ def test_buffers_of_big_frames_are_writable():
     assert not any(memoryview(buffer).readonly for buffer in buffers)
 
 
+@pytest.mark.parametrize("places", [{}, {2: 1 << 20}], ids=["in the frame", "in shared memory"])
+@pytest.mark.parametrize("size", [9, 100_000])
+def test_buffers_are_read_to_where_they_belong(places, size):
+    sent = [b"pickle" * size, b"", b"x" * 200_000, b"y" * 300_000]
+    asked, memory = [], memoryview(bytearray(300_000))
+
+    def land(header, lengths):
+        asked.append((header["id"], list(lengths)))
+        return {2: memory[7 : 7 + lengths[2]]}
+
+    def read(offset, length, buffer):
+        assert (offset, length, len(buffer)) == (1 << 20, 200_000, 200_000)
+        buffer[:] = sent[2]
+        return buffer
+
+    decoder = frames.Decoder(read=read, land=land)
+    data = memoryview(b"".join(piece for n in (5, 6) for piece in frames.encode({"type": "x", "id": n}, sent, places)))
+    found = []
+    while data:
+        space = decoder.space()
+        count = min(len(space), len(data))
+        space[:count], data = data[:count], data[count:]
+        found += [buffers for _, buffers in decoder.received(count)]
+    assert asked == [(number, [len(buffer) for buffer in sent]) for number in (5, 6)]
+    assert found == [sent, sent]
+    assert all(buffers[2].obj is memory.obj for buffers in found)
+    assert memory[7:200_007] == sent[2]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import serialize
+from .gatherrequest import GatherRequest
 from .partition import distribution, only
 from .requests import DirectRequest
 from .shared import Mentions
@@ -48,9 +49,10 @@ class DirectView(View):
         watch: bool = True,
         single: bool = False,
         mentions: Mentions | None = None,
+        make: type[DirectRequest] = DirectRequest,
     ) -> tuple[DirectRequest, AsyncResult | None]:
         """Submit a direct request; with an AsyncResult, unless nobody will see one."""
-        request = DirectRequest(name, kind, engines, self.label)
+        request = make(name, kind, engines, self.label)
         if mentions is not None:
             mentions.hold_for(request)
         result = None
@@ -200,12 +202,16 @@ class DirectView(View):
         return result
 
     def gather(self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None) -> Any:
-        """The inverse of :meth:`scatter`: the parts joined to a list or an array. Blocks or gives an AsyncMapResult."""
+        """The inverse of :meth:`scatter`: the parts joined to a list or an array. Blocks or gives an AsyncMapResult.
+
+        Large arrays are read to where they belong in the result, so that iterating over it gives views of it.
+        """
         from .mapresult import AsyncMapResult
 
-        engines = self._resolve(targets)[0]
-        request = self._send("gather", "pull", serialize.dumps(key), engines, watch=False)[0]
-        result = AsyncMapResult(self.client, [request], fname="gather", join=distribution(dist).join)._watch()
+        engines, join = self._resolve(targets)[0], distribution(dist).join
+        make = GatherRequest if dist == "b" and len(engines) > 1 else DirectRequest
+        request = self._send("gather", "pull", serialize.dumps(key), engines, watch=False, make=make)[0]
+        result = AsyncMapResult(self.client, [request], fname="gather", join=join)._watch()
         return result.get() if (self.block if block is None else block) else result
 
     # -- maps ----------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Bytes = bytes | bytearray | memoryview
     Header = dict[str, Any]
     Frame = tuple[Header, list[Bytes]]
+    #: The length of buffers in shared memory, and the memory to read them to if there is any already, by index.
+    Shared = dict[int, tuple[int, memoryview | None]]
 
 PROTOCOL_VERSION = 1
 
@@ -108,7 +110,7 @@ class _Partial:
 
     __slots__ = ("buffers", "filled", "header", "index", "shared")
 
-    def __init__(self, header: Header, buffers: list[memoryview], shared: dict[int, int]) -> None:
+    def __init__(self, header: Header, buffers: list[memoryview], shared: Shared) -> None:
         self.header = header
         self.buffers = buffers
         self.shared = shared
@@ -132,17 +134,20 @@ class Decoder:
     """Turns received bytes into frames. The caller receives into :meth:`space` and tells :meth:`received` how much.
 
     Buffers of small frames are `bytes`. Each buffer of a big frame has writable memory of its own, filled by the
-    receive call itself, so that arrays in it are aligned, writable and never copied. `allocate` makes that memory;
-    `read` gives the bytes (offset, length) of shared memory.
+    receive call itself, so that arrays in it are aligned, writable and never copied. `allocate` makes that memory,
+    unless `land`, asked with the header and the lengths of all buffers, says by index where some of them belong.
+    `read` gives the bytes (offset, length) of shared memory, there if it is told so.
     """
 
     def __init__(
         self,
         allocate: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size)),
-        read: Callable[[int, int], memoryview] | None = None,
+        read: Callable[[int, int, memoryview | None], memoryview] | None = None,
+        land: Callable[[Header, Sequence[int]], Mapping[int, memoryview]] | None = None,
     ) -> None:
         self._allocate = allocate
         self._read = read
+        self._land = land
         #: Bytes of shared memory that frames have named so far.
         self.shared = 0
         self._staging = bytearray(_STAGING)
@@ -201,9 +206,11 @@ class Decoder:
             self._more(head)
             return None
         sizes = struct.unpack_from(f"<{count}Q", self._staging, self._start + 8)
-        shared: dict[int, int] = {}
+        lengths = sizes
+        shared: frozenset[int] = frozenset()
         if self._read is not None and count and max(sizes) >= _SHARED:
-            shared = {at: size & ~_SHARED for at, size in enumerate(sizes) if size & _SHARED}
+            lengths = tuple(size & ~_SHARED for size in sizes)
+            shared = frozenset(at for at, size in enumerate(sizes) if size & _SHARED)
             sizes = tuple(8 if at in shared else size for at, size in enumerate(sizes))
         body = sum(sizes)
         if body > _MOST_BODY:
@@ -213,22 +220,28 @@ class Decoder:
             return None
         header = self._header(self._start + 8 + 8 * count, header_size)
         position = self._start + head
+        landed = self._land(header, lengths) if self._land is not None and (shared or body > SMALL) else {}
+        named = {at: (lengths[at], landed.get(at)) for at in shared}
         if body > SMALL:
             self._start = position
-            self._partial = _Partial(header, [self._allocate(size) for size in sizes], shared)
+            memory = [
+                landed[at] if at in landed and at not in named else self._allocate(size)
+                for at, size in enumerate(sizes)
+            ]
+            self._partial = _Partial(header, memory, named)
             return self._fill(self._partial)
         buffers: list[Bytes] = []
         for size in sizes:
             buffers.append(bytes(self._view[position : position + size]))
             position += size
         self._start = position
-        return header, self._resolve(buffers, shared)
+        return header, self._resolve(buffers, named)
 
-    def _resolve(self, buffers: list[Bytes], shared: dict[int, int]) -> list[Bytes]:
+    def _resolve(self, buffers: list[Bytes], shared: Shared) -> list[Bytes]:
         """The buffers, those in shared memory in place of their offsets."""
-        for at, size in shared.items():
+        for at, (size, memory) in shared.items():
             assert self._read is not None
-            buffers[at] = self._read(int.from_bytes(buffers[at], "little"), size)
+            buffers[at] = self._read(int.from_bytes(buffers[at], "little"), size, memory)
             self.shared += size
         return buffers
 

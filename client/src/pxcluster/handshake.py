@@ -17,11 +17,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .channel import Channel
     from .frames import Frame, Header
+    from .registry import Registry
 
 
-def decoder_for(channel: Channel) -> frames.Decoder:
-    """What turns the bytes of `channel` into frames."""
-    return frames.Decoder(allocate, None if channel.memory is None else channel.memory.read)
+def decoder_for(channel: Channel, registry: Registry) -> frames.Decoder:
+    """What turns the bytes of `channel` into frames, whose buffers go where requests in `registry` want them."""
+    return frames.Decoder(allocate, None if channel.memory is None else channel.memory.read, registry.land)
 
 
 def greet(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .asyncresult import AsyncResult
+from .gatherrequest import GatherRequest
 from .maprequest import MapRequest
 
 TYPE_CHECKING = False
@@ -42,13 +43,20 @@ class AsyncMapResult(AsyncResult):
         self._join = join
 
     def _evaluate(self) -> None:
-        if self._success is None and len(self._requests) == 1 and isinstance(self._requests[0], MapRequest):
-            values = self._requests[0].values()
-            if values is not None:
-                self._result_cache = self._assemble(values)
+        if self._success is None and len(self._requests) == 1:
+            whole = self._at_once(self._requests[0])
+            if whole is not None:
+                self._result_cache = whole
                 self._success = True
                 return
         super()._evaluate()
+
+    def _at_once(self, request: Request) -> Any:
+        """The final value of a request that can give it without a look at each slot, otherwise None."""
+        if isinstance(request, MapRequest):
+            values = request.values()
+            return None if values is None else self._assemble(values)
+        return request.whole() if isinstance(request, GatherRequest) else None
 
     def _assemble(self, values: list[Any]) -> Any:
         if self._join is not None:

@@ -69,7 +69,7 @@ def _pause(session: Session, seconds: float) -> None:
 
 def _resume(session: Session, reopen: Opener, timeout: float) -> tuple[Channel, frames.Decoder, Header, list[Frame]]:
     channel = reopen(timeout)
-    decoder = decoder_for(channel)
+    decoder = decoder_for(channel, session.registry)
     try:
         return (channel, decoder, *greet(channel, decoder, session._key, timeout, session.name, session._received))
     except BaseException:

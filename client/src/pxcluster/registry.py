@@ -12,6 +12,7 @@ from collections import deque
 
 from .controlrequest import ControlRequest, FetchRequest
 from .error import RemoteEngineError, from_failure
+from .gatherrequest import GatherRequest
 from .maprequest import MapRequest
 from .requests import DirectRequest, Request
 
@@ -104,6 +105,11 @@ class Registry:
         self._settle(request, request.lose_engine(number, lost))
 
     # -- frames --------------------------------------------------------------------------------------------------
+
+    def land(self, header: Header, sizes: Sequence[int]) -> dict[int, memoryview]:
+        """A frame has begun to come: where buffers of it, of these sizes, are to be read to, by index."""
+        request = self.pending.get(header["id"]) if header["type"] == "reply" else None
+        return request.land(header["engine"], sizes) if isinstance(request, GatherRequest) else {}
 
     def take(self, header: Header, buffers: list[Bytes]) -> None:
         """A frame has come that is not for the session itself."""

@@ -63,15 +63,15 @@ class Session:
     def __init__(self, reopen: Opener, key: str, timeout: float, resume: str | None = None) -> None:
         self._reopen = reopen
         self._key = key
+        self.registry = Registry()
         channel = reopen(timeout)
-        self._use(channel, decoder_for(channel))
+        self._use(channel, decoder_for(channel, self.registry))
         self._process = os.getpid()
         self._closing: str | None = None
         #: Why the connection is lost while another one is made.
         self._broken: str | None = None
         #: Frames of answers that have come, those of them that the controller knows of, and bytes since then.
         self._received = self._confirmed = self._fresh = 0
-        self.registry = Registry()
         self._reading = threading.Lock()
         self._sending = threading.Lock()
         self._changed = threading.Condition()

@@ -77,9 +77,10 @@ class SharedMemory:
             del self._windows[next(iter(self._windows))]
         return memoryview(window)[:length]
 
-    def read(self, place: int, length: int) -> memoryview:
-        """A copy of what is at `place`."""
-        buffer = allocate(length)
+    def read(self, place: int, length: int, buffer: memoryview | None = None) -> memoryview:
+        """A copy of what is at `place`, in `buffer` if there is one of that length."""
+        if buffer is None:
+            buffer = allocate(length)
         half = length // 2 if length >= _SHARED_WORK else length
         if half < length:  # most of the time goes into fresh pages, which two threads get twice as fast
             other = threading.Thread(target=self._read_into, args=(buffer[half:], place + half))
