@@ -36,7 +36,7 @@ from harness.memory import (
 from harness.processes import is_stopped
 from harness.waiting import wait_for
 from harness.work import keep_busy
-from pxcluster import Client, interactive
+from pxcluster import AsyncResult, Client, RemoteError, interactive
 
 SIZE = 40 * MEGA
 #: Engines by host where three hosts have three ranks each.
@@ -165,6 +165,70 @@ def test_what_is_uploaded_goes_on_to_other_hosts_meanwhile(spread: Cluster, ever
     array = data(SIZE)
     rc[:]["next"] = array
     assert sums(rc, "next.sum()") == [int(array.sum())] * 8
+
+
+def catch_in_the_middle(rc: Client, engine: int) -> AsyncResult:
+    """Pull ``x`` of the engine, which is stopped when the client has had a part of it and not all has been sent."""
+    pid = pid_of(rc, engine)
+    for _ in range(20):
+        result = rc[engine].pull("x", block=False)
+        wait_for(lambda result=result: parts_of(rc) or result.done(), "something comes")  # type: ignore[misc]
+        stop(pid)
+        if parts_of(rc) and not result.wait(1):
+            return result
+        os.kill(pid, signal.SIGCONT)
+        result.get(timeout=60)
+    raise AssertionError("the engine was never stopped in the middle")
+
+
+def parts_of(rc: Client) -> list[int]:
+    """Bytes of each buffer that a client has had before the answer that it belongs to."""
+    begun: dict[int, tuple[memoryview, int]] = rc._session._decoder._begun  # type: ignore[attr-defined]
+    return [upto for _, upto in list(begun.values()) if upto]
+
+
+@pytest.mark.slow
+@pytest.mark.smoke
+@pytest.mark.parametrize("link", LINKS)
+def test_answers_of_other_hosts_go_on_to_the_client_meanwhile(new_hosts: Callable[..., Cluster], link: str) -> None:
+    cluster = new_hosts(["n1"], 3)
+    rc, array = client_over(cluster, link), data(300 * MEGA)
+    rc[3, 4].push({"x": array}, block=True)
+    rc[3].execute("x[-1] ^= 1", block=True).get()
+    result = catch_in_the_middle(rc, 3)
+    assert 0 < parts_of(rc)[0] < len(array)
+    os.kill(pid_of(rc, 3), signal.SIGCONT)
+    pulled = result.get(timeout=60)
+    np.testing.assert_array_equal(pulled[:-1], array[:-1])
+    assert pulled[-1] == array[-1] ^ 1
+    catch = catch_in_the_middle(rc, 4)
+    os.kill(pid_of(rc, 4), signal.SIGKILL)
+    with pytest.raises(RemoteError, match="engine 4"):
+        catch.get(timeout=60)
+    wait_for(lambda: not parts_of(rc), "the client has forgotten it")
+    rc[3].clear(block=True)
+    gone(rc, 4)
+    wait_until_given_back(*nodes_of(cluster, rc))
+    rc[:]["next"] = array[: 20 * MEGA]
+    parts = rc[:]["next"]
+    for part in parts:
+        np.testing.assert_array_equal(part, array[: 20 * MEGA])
+
+
+@pytest.mark.slow
+@pytest.mark.smoke
+@pytest.mark.parametrize("link", LINKS)
+def test_a_gather_of_other_hosts_lands_in_the_result(spread: Cluster, everywhere: Client, link: str) -> None:
+    rc = client_over(spread, link)
+    array = data(8 * 9 * MEGA).view(np.float64)
+    rc[:].scatter("part", array, block=True)
+    for _ in range(3):
+        gathered = rc[:].gather("part", block=True)
+        np.testing.assert_array_equal(gathered, array)
+        del gathered
+    rc[2:7].scatter("uneven", array[:-5], block=True)
+    np.testing.assert_array_equal(rc[2:7].gather("uneven", block=True), array[:-5])
+    assert not parts_of(rc)
 
 
 @pytest.mark.slow

@@ -159,6 +159,20 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
     "memory": ({"type": "memory"}, []),
     "reserved": ({"type": "reserved", "ticket": 3, "places": [[4096, False], [104861696, True]]}, []),
     "reserved_told": ({"type": "reserved", "ticket": 5, "places": [[4096, False]], "tell": True}, []),
+    "ahead": (
+        {
+            "type": "ahead",
+            "id": 3,
+            "engine": 1,
+            "sizes": [5, 8388608],
+            "buffer": 1,
+            "place": 4096,
+            "at": 0,
+            "upto": 7,
+        },
+        [b"\x00\x01\x02\x03\x04\x05\x06"],
+    ),
+    "forget": ({"type": "forget", "place": 4096}, []),
     "reserved_nothing": ({"type": "reserved", "ticket": 4, "places": None}, []),
     "done": ({"type": "done", "id": 3}, []),
     "status": (

@@ -316,6 +316,13 @@ impl Clients {
         }
     }
 
+    /// The connection of a request's client, if an answer would be handed out now.
+    pub(crate) fn flowing(&self, key: RequestKey) -> Option<Link> {
+        let session = self.by_id.get(&key.client)?;
+        let flows = session.mailbox.flows() && key.request > session.orphans;
+        session.link.as_ref().filter(|_| flows).map(|(_, link)| link.clone())
+    }
+
     /// Sends the same frame, which is no answer, to everybody who is connected.
     pub(crate) fn send_to_all(&mut self, header: &ToClient) {
         let all: Vec<ClientId> = self.by_connection.values().copied().collect();

@@ -1,32 +1,37 @@
 //! The one thread that owns the transport, the scheduler and the list of clients, and runs the sessions of local clients.
 
+mod ahead;
 mod arrivals;
 mod bulk;
 mod deaths;
 mod ending;
+mod error;
 mod requests;
 mod sessions;
 mod unrun;
 
 use crate::Settings;
-use crate::certificate::{Identity, IdentityError};
+use crate::certificate::Identity;
 use crate::clients::Clients;
-use crate::files::{ClusterFiles, ClusterLock, FilesError};
+use crate::files::{ClusterFiles, ClusterLock};
 use crate::fills::Fills;
 use crate::inbox::{ConnectionId, Inbox, Notice};
+use crate::incoming::Messages;
 use crate::interfaces;
 use crate::listener::{LAST_FRAMES, ListenError, RemoteListener, serve_local};
 use crate::maps::{self, Maps};
 use crate::nannies::Nannies;
 use crate::relays::Relays;
 use crate::spill::Spill;
-use crate::store::{Messages, Reservation, Store};
+use crate::store::{Reservation, Store};
 use crate::timeouts::Timeouts;
+use ahead::Passing;
 use arrivals::Arrival;
 use bulk::Waiting;
 use bytes::Bytes;
+pub use error::ControllerError;
 use nix::unistd::Pid;
-use pxcluster_protocol::codec::{self, CodecError};
+use pxcluster_protocol::codec;
 use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::from_client::DirectKind;
 use pxcluster_protocol::to_client::{EngineInfo, ToClient};
@@ -35,7 +40,7 @@ use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, ReportTo, Steal, ToEng
 use pxcluster_protocol::{EngineId, EngineSet, PROTOCOL_VERSION, Rank, RequestKey, Status, VERSION};
 use pxcluster_scheduler as scheduler;
 use pxcluster_scheduler::{Action, Event, GrantPolicy};
-use pxcluster_transport::{Transport, TransportError, send};
+use pxcluster_transport::{Transport, send};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
@@ -54,51 +59,6 @@ const ROUND: u32 = 64;
 /// After a map of so many bytes, and a while in which clients confirm its results, memory is given back to the system.
 const LARGE_MAP: usize = 4 << 20;
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
-
-/// Why the controller could not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum ControllerError {
-    /// Directory, lock or connection file.
-    #[error(transparent)]
-    Files(#[from] FilesError),
-    /// Certificate.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// Sockets.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// Messages between ranks.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-    /// Bytes between ranks.
-    #[error("{from} sends what cannot be understood: {source}")]
-    Codec {
-        /// The sender.
-        from: Rank,
-        /// What is wrong.
-        source: CodecError,
-    },
-    /// A message that cannot be encoded.
-    #[error("a message cannot be encoded: {0}")]
-    Encode(#[from] CodecError),
-    /// The system has no randomness.
-    #[error("the system gives no random numbers: {0}")]
-    Random(#[from] rand::rand_core::OsError),
-    /// The node's shared memory cannot be mapped.
-    #[error("a buffer in shared memory cannot be mapped: {0}")]
-    SharedMemory(#[source] std::io::Error),
-    /// An engine cannot start.
-    #[error("engine {engine} cannot start: {reason}")]
-    Unfit {
-        /// The engine.
-        engine: EngineId,
-        /// One sentence.
-        reason: String,
-    },
-    /// An engine has died before all were ready.
-    #[error("{0}, before the cluster was ready")]
-    Died(String),
-}
 
 /// How a cluster ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -139,6 +99,8 @@ pub struct Controller<T: Transport> {
     fills: Fills<Waiting>,
     /// Those of them that still arrive, or have not gone to all yet.
     arrivals: Vec<Arrival>,
+    /// Long messages that come, by the numbers of their buffers.
+    passing: BTreeMap<u64, Passing>,
     /// Places that connections were given and have not named in a request.
     reservations: BTreeMap<ConnectionId, Vec<Reservation>>,
     /// When memory is given back to the system.
@@ -183,6 +145,7 @@ impl<T: Transport> Controller<T> {
             store,
             fills: Fills::default(),
             arrivals: Vec::new(),
+            passing: BTreeMap::new(),
             reservations: BTreeMap::new(),
             release_at: None,
             gone: BTreeMap::new(),
@@ -279,6 +242,7 @@ impl<T: Transport> Controller<T> {
             self.handle_message(from, &message)?;
             left -= 1;
         }
+        self.send_ahead();
         let more = left == 0;
         let mut left = ROUND;
         while left > 0
@@ -301,6 +265,7 @@ impl<T: Transport> Controller<T> {
             self.transport.disarm();
             return self.handle_message(from, &message);
         }
+        self.send_ahead();
         let idle = if self.deadline.is_some() { ENDING } else { IDLE };
         let idle = self.timeouts.nap(Instant::now()).map_or(idle, |nap| nap.min(idle));
         let idle = self.store.as_ref().and_then(|store| store.tidy()).map_or(idle, |due| due.min(idle));

@@ -4,15 +4,26 @@ use crate::budget::Budget;
 use crate::handshake::Report;
 use crate::reading::{Arrived, Arriving};
 use crate::store::Store;
+use bytes::Bytes;
 use pxcluster_protocol::frame::Frame;
 use pxcluster_protocol::from_client::Hello;
-use pxcluster_protocol::to_client::ToClient;
+use pxcluster_protocol::to_client::{Ahead, ToClient};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
-/// Frames for one client; dropping the sender closes the connection after the last frame.
-pub(crate) type Outbox = mpsc::UnboundedSender<Frame>;
+/// What goes to a client.
+#[derive(Clone, Debug)]
+pub(crate) enum Outgoing {
+    Frame(Frame),
+    /// A part of a frame to come.
+    Ahead(Ahead, Bytes),
+    /// What came ahead from this place will not be named.
+    Forget(u64),
+}
+
+/// For one client; dropping the sender closes the connection after the last frame.
+pub(crate) type Outbox = mpsc::UnboundedSender<Outgoing>;
 
 /// What the event loop has of a client's connection.
 #[derive(Clone, Debug)]
@@ -24,7 +35,11 @@ pub(crate) struct Link {
 impl Link {
     /// Queues a frame; a connection that is closing loses it.
     pub(crate) fn put(&self, frame: Frame) {
-        let _its_end_will_be_told = self.outbox.send(frame);
+        self.put_outgoing(Outgoing::Frame(frame));
+    }
+
+    pub(crate) fn put_outgoing(&self, outgoing: Outgoing) {
+        let _its_end_will_be_told = self.outbox.send(outgoing);
     }
 
     /// The same with a frame without buffers.

@@ -16,6 +16,7 @@ mod files;
 mod fills;
 mod handshake;
 mod inbox;
+mod incoming;
 mod interfaces;
 mod listener;
 mod mailbox;
@@ -28,6 +29,7 @@ mod session;
 mod spill;
 mod store;
 mod timeouts;
+mod writing;
 
 use pxcluster_transport::arena::{Arena, Node};
 use std::sync::Arc;

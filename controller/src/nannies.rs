@@ -1,6 +1,6 @@
 //! The nannies that have something to say of their engines: each keeps its connection until the cluster ends.
 
-use crate::inbox::{ConnectionId, Outbox};
+use crate::inbox::{ConnectionId, Outbox, Outgoing};
 use pxcluster_protocol::EngineId;
 use pxcluster_protocol::frame::Frame;
 use pxcluster_protocol::from_client::Death;
@@ -55,7 +55,7 @@ impl Nannies {
         if self.condemned.contains(&engine) {
             let nannies = self.by_connection.values().filter(|(whose, _)| *whose == engine);
             for (frame, (_, outbox)) in Frame::new(&ToClient::KillEngine, vec![]).into_iter().cycle().zip(nannies) {
-                let _its_connection_is_closing = outbox.send(frame);
+                let _its_connection_is_closing = outbox.send(Outgoing::Frame(frame));
             }
         }
     }
@@ -64,7 +64,7 @@ impl Nannies {
     pub(crate) fn let_go(&mut self, closing: &ToClient) {
         let nannies = std::mem::take(&mut self.by_connection).into_values();
         for (frame, (_, outbox)) in Frame::new(closing, vec![]).into_iter().cycle().zip(nannies) {
-            let _its_connection_is_closing = outbox.send(frame);
+            let _its_connection_is_closing = outbox.send(Outgoing::Frame(frame));
         }
     }
 

@@ -3,26 +3,22 @@
 use crate::budget::Budget;
 use crate::descriptors;
 use crate::handshake::{self, Peer, Refusal};
-use crate::inbox::{ConnectionId, Inbox, Notice};
+use crate::inbox::{ConnectionId, Inbox, Notice, Outgoing};
 use crate::reading::{ReadError, Reader};
-use crate::store::Store;
-use bytes::{Bytes, BytesMut};
+use crate::writing::Writer;
 use pxcluster_protocol::PROTOCOL_VERSION;
 use pxcluster_protocol::frame::{Frame, Limits};
 use pxcluster_protocol::to_client::ToClient;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 /// A peer that has not shown the key by then is cut off.
 pub(crate) const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long a peer may go on speaking after it was sent the last frame.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Frames below this size, bytes, are joined before they are written.
-const JOIN: usize = 64 << 10;
 
 /// Serves a connection until either side ends it. `peer` is for the log; `socket` is the connection's own, if the peer can
 /// be handed descriptors over it.
@@ -44,16 +40,17 @@ where
         Ok(Peer::Client(hello)) => {
             let (version, host, pid) = (&hello.client_version, &hello.host, hello.pid);
             tracing::info!("{peer}: client of pxcluster {version} (protocol {PROTOCOL_VERSION}) on {host} pid {pid}");
-            let store = inbox.store.clone().filter(|_| hello.shares && socket.is_some());
+            let shares = hello.shares && socket.is_some();
+            let writer = Writer::new(writer, inbox.store.clone(), shares);
             let (outbox, frames) = mpsc::unbounded_channel();
             let (connection, budget) = inbox.connect(hello, outbox);
-            return converse(reader, Writer { stream: writer, store }, &peer, inbox, frames, connection, &budget).await;
+            return converse(reader, writer, &peer, inbox, frames, connection, &budget).await;
         }
         Ok(Peer::Nanny(report)) => {
             tracing::info!("{peer}: the nanny of engine {}", report.nanny().engine);
             let (outbox, frames) = mpsc::unbounded_channel();
             let (connection, budget) = inbox.connect_nanny(report, outbox);
-            let writer = Writer { stream: writer, store: None };
+            let writer = Writer::new(writer, None, false);
             return converse(reader, writer, &peer, inbox, frames, connection, &budget).await;
         }
         Ok(Peer::Memory) => match (socket, &inbox.store) {
@@ -69,8 +66,8 @@ where
     };
     tracing::warn!("{peer}: refused: {refusal}");
     if let Ok(frame) = Frame::new(&ToClient::Refused { reason: refusal }, vec![]) {
-        let _peer_may_be_gone = Writer { stream: &mut writer, store: None }.write(vec![frame]).await;
-        let _as_above = writer.shutdown().await;
+        let _peer_may_be_gone = Writer::new(&mut writer, None, false).write(vec![Outgoing::Frame(frame)]).await;
+        let _as_above = tokio::io::AsyncWriteExt::shutdown(&mut writer).await;
     }
 }
 
@@ -80,7 +77,7 @@ async fn converse<R, W>(
     mut writer: Writer<W>,
     peer: &str,
     inbox: &Inbox,
-    frames: mpsc::UnboundedReceiver<Frame>,
+    frames: mpsc::UnboundedReceiver<Outgoing>,
     connection: ConnectionId,
     budget: &Budget,
 ) where
@@ -116,56 +113,4 @@ async fn converse<R, W>(
         None => {}
     }
     inbox.put(Notice::Disconnected { connection });
-}
-
-/// The sending half of a connection.
-struct Writer<W> {
-    stream: W,
-    /// The store, if the peer shares its memory: of buffers there only the places are sent.
-    store: Option<Arc<Store>>,
-}
-
-impl<W: AsyncWrite + Unpin> Writer<W> {
-    /// Writes frames until the event loop drops the sender.
-    async fn write_all(&mut self, mut frames: mpsc::UnboundedReceiver<Frame>) -> io::Result<()> {
-        while let Some(frame) = frames.recv().await {
-            let mut batch = vec![frame];
-            while batch.len() < 256
-                && let Ok(frame) = frames.try_recv()
-            {
-                batch.push(frame);
-            }
-            self.write(batch).await?;
-        }
-        self.stream.shutdown().await
-    }
-
-    /// Writes frames with few calls: small pieces are joined, large buffers written where they lie.
-    async fn write(&mut self, frames: Vec<Frame>) -> io::Result<()> {
-        let store = self.store.clone();
-        let place = |buffer: &Bytes| store.as_ref().and_then(|store| store.place_of(buffer));
-        let mut joined = BytesMut::new();
-        for frame in frames {
-            let head = frame.encode_head_with(|buffer| place(buffer).is_some());
-            let in_frame = |buffer| match place(&buffer) {
-                Some(offset) => Bytes::copy_from_slice(&offset.to_le_bytes()),
-                None => buffer,
-            };
-            let pieces = std::iter::once(head).chain(frame.buffers.into_iter().map(in_frame));
-            for piece in pieces.filter(|piece: &Bytes| !piece.is_empty()) {
-                if joined.len() + piece.len() > JOIN && !joined.is_empty() {
-                    self.stream.write_all(&joined.split()).await?;
-                }
-                if piece.len() > JOIN {
-                    self.stream.write_all(&piece).await?;
-                } else {
-                    joined.extend_from_slice(&piece);
-                }
-            }
-        }
-        if !joined.is_empty() {
-            self.stream.write_all(&joined).await?;
-        }
-        self.stream.flush().await
-    }
 }

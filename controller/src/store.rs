@@ -3,11 +3,11 @@
 //! To the rest of the controller such a buffer is `Bytes` like any other. [`Store::place_of`] says of any slice where it lies.
 //! The last clone that goes gives the place back, unless engines hold it.
 
+use crate::incoming::Incoming;
 use crate::regions::{Range, Regions, Taken, Usage};
 use bytes::Bytes;
 use pxcluster_protocol::EngineId;
-use pxcluster_transport::arena::{Access, Arena, LARGE};
-use pxcluster_transport::link::{Depot, Room};
+use pxcluster_transport::arena::{Access, Arena};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -24,12 +24,15 @@ pub(crate) struct Store {
     regions: Mutex<Regions>,
     /// What other nodes have to give back, too.
     punched: Mutex<Vec<Range>>,
+    /// Messages that are being put together.
+    pub(crate) incoming: Incoming,
 }
 
 impl Store {
     /// A store of at most `bound` bytes.
     pub(crate) fn new(arena: Arc<Arena>, bound: u64) -> Arc<Self> {
-        Arc::new(Self { arena, regions: Mutex::new(Regions::new(bound)), punched: Mutex::default() })
+        let regions = Mutex::new(Regions::new(bound));
+        Arc::new(Self { arena, regions, punched: Mutex::default(), incoming: Incoming::default() })
     }
 
     fn regions(&self) -> MutexGuard<'_, Regions> {
@@ -90,6 +93,12 @@ impl Store {
             regions.written(place);
             regions.release(place, engine, now);
         });
+        self.map(place, length)
+    }
+
+    /// A part of what is being written, by whom the place is kept so far.
+    pub(crate) fn share(self: &Arc<Self>, place: u64, length: usize) -> io::Result<Bytes> {
+        self.change(|regions, _| regions.keep(place));
         self.map(place, length)
     }
 
@@ -189,31 +198,6 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.store.change(|regions, now| regions.let_go(self.offset, now));
-    }
-}
-
-/// Messages of engines on other nodes come to lie in the store, too.
-pub(crate) struct Messages(pub(crate) Arc<Store>);
-
-impl Depot for Messages {
-    fn room(&self, length: usize) -> Option<Box<dyn Room>> {
-        let place = if length < LARGE { None } else { self.0.take(length as u64) };
-        place.map(|place| Box::new(place) as Box<dyn Room>)
-    }
-}
-
-impl Room for Reservation {
-    fn write(&mut self, at: usize, bytes: &[u8]) -> bool {
-        let written = Self::write(self, at as u64, bytes);
-        written.inspect_err(|error| tracing::warn!("no room for a message in shared memory: {error}")).is_ok()
-    }
-
-    fn written(&self, length: usize) -> Bytes {
-        Self::written(self, length).unwrap_or_default()
-    }
-
-    fn finish(self: Box<Self>) -> Option<Bytes> {
-        Self::finish(*self).ok()
     }
 }
 

@@ -82,12 +82,7 @@ pub fn decode_places<T: DeserializeOwned>(
     shared: &dyn Fn(u64, usize) -> Result<Bytes, String>,
 ) -> Result<(T, Body), CodecError> {
     let need = |need: usize| CodecError::Truncated { got: message.len(), need };
-    let length = message.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize).ok_or(need(4))?;
-    let head = message.get(4..4 + length).ok_or(need(4 + length))?;
-    let ((header, spans), _): ((T, Vec<Span>), usize) =
-        bincode::serde::decode_from_slice(head, bincode::config::standard())
-            .map_err(|error| CodecError::Header(error.to_string()))?;
-    let mut at = 4 + length;
+    let Head { header, spans, end: mut at } = decode_head(message)?;
     let mut body = Vec::with_capacity(spans.len());
     for Span { length, place } in spans {
         if let Some(place) = place {
@@ -103,6 +98,27 @@ pub fn decode_places<T: DeserializeOwned>(
         at = end;
     }
     if at == message.len() { Ok((header, body)) } else { Err(CodecError::Surplus(message.len() - at)) }
+}
+
+/// What stands before the buffers.
+#[derive(Debug)]
+pub struct Head<T> {
+    /// The header.
+    pub header: T,
+    /// The buffers.
+    pub spans: Vec<Span>,
+    /// Where the first buffer in the message begins.
+    pub end: usize,
+}
+
+/// Decodes the head of a message of which there may be only the beginning.
+pub fn decode_head<T: DeserializeOwned>(message: &[u8]) -> Result<Head<T>, CodecError> {
+    let need = |need: usize| CodecError::Truncated { got: message.len(), need };
+    let length = message.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize).ok_or(need(4))?;
+    let head = message.get(4..4 + length).ok_or(need(4 + length))?;
+    let ((header, spans), _) = bincode::serde::decode_from_slice(head, bincode::config::standard())
+        .map_err(|error| CodecError::Header(error.to_string()))?;
+    Ok(Head { header, spans, end: 4 + length })
 }
 
 /// Entry `at` of an offset table (`u64`, little endian); 0 where the table has none.
@@ -146,6 +162,16 @@ mod tests {
         for length in 0..whole.len() {
             assert!(decode::<(u32, String)>(&whole.slice(..length)).is_err(), "{length} bytes were accepted");
         }
+    }
+
+    #[test]
+    fn a_head_is_there_before_its_buffers() {
+        let whole = message();
+        let Head { header, spans, end } = decode_head::<(u32, String)>(&whole[..whole.len() - 8]).expect("decodes");
+        assert_eq!((header, end), ((7, "x".to_owned()), whole.len() - 8));
+        assert_eq!(spans.iter().map(|span| span.length).collect::<Vec<_>>(), [3, 0, 5]);
+        let early = decode_head::<(u32, String)>(&whole[..whole.len() - 9]);
+        assert!(matches!(early, Err(CodecError::Truncated { .. })));
     }
 
     #[test]

@@ -66,6 +66,13 @@ pub enum ToClient {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         tell: bool,
     },
+    /// A part of a reply to come. Buffers: its bytes, or none where client and controller share the memory.
+    Ahead(Ahead),
+    /// What came ahead from this place is not needed any more.
+    Forget {
+        /// Where the controller has it.
+        place: u64,
+    },
     /// Engines came or went, fell silent or are heard again.
     Engines {
         /// New engines.
@@ -133,6 +140,25 @@ impl ToClient {
         }
         self
     }
+}
+
+/// Which part of which reply comes before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ahead {
+    /// The request.
+    pub id: RequestId,
+    /// Whose answer it will be.
+    pub engine: EngineId,
+    /// Bytes of all buffers of the reply.
+    pub sizes: Vec<u64>,
+    /// Which of them it is.
+    pub buffer: u32,
+    /// Where the controller has that buffer. The reply names this place instead of the buffer.
+    pub place: u64,
+    /// Where in the buffer the part begins and ends.
+    pub at: u64,
+    /// See `at`.
+    pub upto: u64,
 }
 
 /// What a client must know of the cluster.

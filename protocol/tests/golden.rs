@@ -32,8 +32,10 @@ const FROM_CLIENT: [&str; 21] = [
     "death",
     "silent",
 ];
-const TO_CLIENT: [&str; 19] = [
+const TO_CLIENT: [&str; 21] = [
     "memory",
+    "ahead",
+    "forget",
     "reserved",
     "reserved_told",
     "reserved_nothing",

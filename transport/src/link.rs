@@ -10,6 +10,7 @@
 //! acknowledgement. So at most 3 fragments and 1 acknowledgement are unanswered in each direction. Every send asserts it.
 
 use bytes::{Buf, Bytes, BytesMut};
+use pxcluster_protocol::Rank;
 use std::collections::VecDeque;
 
 /// Fragments from one rank to another that may be unanswered.
@@ -60,7 +61,7 @@ struct Outgoing {
 /// Where long messages are put together, if not in this process's own memory.
 pub trait Depot: Send {
     /// Room for a message of so many bytes; `None`: it is put together in memory.
-    fn room(&self, length: usize) -> Option<Box<dyn Room>>;
+    fn room(&self, from: Rank, length: usize) -> Option<Box<dyn Room>>;
 }
 
 /// Room for one message.
@@ -94,8 +95,7 @@ impl std::fmt::Debug for Assembly {
 }
 
 impl Assembly {
-    fn new(length: usize, depot: Option<&dyn Depot>) -> Self {
-        let room = depot.and_then(|depot| depot.room(length));
+    fn new(length: usize, room: Option<Box<dyn Room>>) -> Self {
         let place = room.map_or_else(|| Place::Memory(BytesMut::with_capacity(length)), Place::Elsewhere);
         Self { length, at: 0, place }
     }
@@ -188,12 +188,13 @@ impl Link {
         })
     }
 
-    /// Takes a fragment from the peer; the message that it completes, if any. `Err`: not a fragment of ours.
+    /// Takes a fragment from the peer; the message that it completes, if any. `Err`: not a fragment of ours. `room` is that
+    /// of the peer's for a message of so many bytes.
     pub fn accept(
         &mut self,
         kind: Kind,
         mut fragment: Bytes,
-        depot: Option<&dyn Depot>,
+        room: &dyn Fn(usize) -> Option<Box<dyn Room>>,
     ) -> Result<Option<Bytes>, NotAFragment> {
         match kind {
             Kind::Acknowledgement => {
@@ -213,7 +214,7 @@ impl Link {
                 if fragment.len() == total {
                     return Ok(Some(fragment));
                 }
-                let mut assembly = Assembly::new(total, depot);
+                let mut assembly = Assembly::new(total, room(total));
                 assembly.extend(&fragment);
                 self.assembly = Some(assembly);
                 Ok(None)
@@ -303,14 +304,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A depot that has room for the first megabytes of messages of more than one.
-    struct Cupboard;
+    /// Room for the first megabytes of a message.
     struct Shelf(Vec<u8>);
 
-    impl Depot for Cupboard {
-        fn room(&self, length: usize) -> Option<Box<dyn Room>> {
-            (length > 1 << 20).then(|| Box::new(Shelf(vec![])) as Box<dyn Room>)
-        }
+    fn shelf(length: usize) -> Option<Box<dyn Room>> {
+        (length > 1 << 20).then(|| Box::new(Shelf(vec![])) as Box<dyn Room>)
     }
 
     impl Room for Shelf {
@@ -358,8 +356,7 @@ mod tests {
                 }
                 _ => {
                     if let Some((kind, bytes)) = wires[side].pop_front()
-                        && let Some(message) =
-                            links[1 - side].accept(kind, bytes, Some(&Cupboard)).expect("is a fragment")
+                        && let Some(message) = links[1 - side].accept(kind, bytes, &shelf).expect("is a fragment")
                     {
                         assert_eq!(Some(message.to_vec()), sent[side].pop_front());
                     }
@@ -401,11 +398,9 @@ mod tests {
 
     #[test]
     fn foreign_fragments_are_refused() {
-        assert_eq!(Link::default().accept(Kind::More, Bytes::from_static(b"x"), None), Err(NotAFragment));
-        assert_eq!(
-            Link::default().accept(Kind::Acknowledgement, Bytes::from_static(&[9, 0, 0, 0]), None),
-            Err(NotAFragment)
-        );
-        assert_eq!(Link::default().accept(Kind::Head, Bytes::from_static(b"x"), None), Err(NotAFragment));
+        let fragments = [(Kind::More, &b"x"[..]), (Kind::Acknowledgement, &[9, 0, 0, 0]), (Kind::Head, b"x")];
+        for (kind, bytes) in fragments {
+            assert_eq!(Link::default().accept(kind, Bytes::from_static(bytes), &shelf), Err(NotAFragment));
+        }
     }
 }

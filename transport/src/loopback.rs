@@ -104,7 +104,7 @@ impl Transport for Loopback {
             if self.lost[from.0 as usize] {
                 continue;
             }
-            let message = self.links[from.0 as usize].accept(kind, fragment, None);
+            let message = self.links[from.0 as usize].accept(kind, fragment, &|_| None);
             self.flush();
             if let Some(message) = message.map_err(|_| TransportError::Foreign { from })? {
                 return Ok(Some((from, message)));

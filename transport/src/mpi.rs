@@ -243,7 +243,8 @@ impl MpiTransport {
             let sender = Rank(from as u32);
             let foreign = || TransportError::Foreign { from: sender };
             let kind = Kind::from_tag(tag).ok_or_else(foreign)?;
-            if let Some(message) = self.links[from].accept(kind, bytes, self.depot.as_deref()).map_err(|_| foreign())? {
+            let room = |length| self.depot.as_ref()?.room(sender, length);
+            if let Some(message) = self.links[from].accept(kind, bytes, &room).map_err(|_| foreign())? {
                 self.ready.push_back((sender, message));
             }
             self.mark(from);

@@ -10,8 +10,8 @@ from collections import deque
 from time import monotonic
 
 from . import __version__, frames
+from .ahead import AheadDecoder
 from .error import VersionMismatch
-from .sharedmemory import allocate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def decoder_for(channel: Channel, registry: Registry) -> frames.Decoder:
     """What turns the bytes of `channel` into frames, whose buffers go where requests in `registry` want them."""
-    return frames.Decoder(allocate, None if channel.memory is None else channel.memory.read, registry.land)
+    return AheadDecoder(channel.memory, registry.land)
 
 
 def greet(

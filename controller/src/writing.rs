@@ -1,0 +1,120 @@
+//! Frames as they go out: of buffers that the peer has, or has had before, only the places.
+
+use crate::inbox::Outgoing;
+use crate::store::Store;
+use bytes::{Bytes, BytesMut};
+use pxcluster_protocol::frame::Frame;
+use pxcluster_protocol::to_client::{Ahead, ToClient};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+/// Frames below this size, bytes, are joined before they are written.
+const JOIN: usize = 64 << 10;
+
+/// The sending half of a connection.
+#[derive(Debug)]
+pub(crate) struct Writer<W> {
+    stream: W,
+    store: Option<Arc<Store>>,
+    /// Whether the peer shares the store's memory: of buffers there only the places are sent.
+    shares: bool,
+    /// What the peer has been sent of buffers in the store before their frames, by place.
+    ahead: BTreeMap<u64, Ahead>,
+}
+
+impl<W: AsyncWrite + Unpin> Writer<W> {
+    pub(crate) fn new(stream: W, store: Option<Arc<Store>>, shares: bool) -> Self {
+        Self { stream, store, shares, ahead: BTreeMap::new() }
+    }
+
+    /// Writes frames until the event loop drops the sender.
+    pub(crate) async fn write_all(&mut self, mut frames: mpsc::UnboundedReceiver<Outgoing>) -> io::Result<()> {
+        while let Some(outgoing) = frames.recv().await {
+            let mut batch = vec![outgoing];
+            while batch.len() < 256
+                && let Ok(outgoing) = frames.try_recv()
+            {
+                batch.push(outgoing);
+            }
+            self.write(batch).await?;
+        }
+        self.stream.shutdown().await
+    }
+
+    /// The place of a buffer, if that is to be sent in its stead.
+    fn place(&self, buffer: &Bytes) -> Option<u64> {
+        if !self.shares && self.ahead.is_empty() {
+            return None;
+        }
+        let place = self.store.as_ref()?.place_of(buffer)?;
+        (self.shares || self.ahead.contains_key(&place)).then_some(place)
+    }
+
+    /// The pieces of a frame.
+    fn pieces_of(&self, frame: Frame) -> Vec<Bytes> {
+        let mut pieces = vec![frame.encode_head_with(|buffer| self.place(buffer).is_some())];
+        pieces.extend(frame.buffers.into_iter().map(|buffer| match self.place(&buffer) {
+            Some(offset) => Bytes::copy_from_slice(&offset.to_le_bytes()),
+            None => buffer,
+        }));
+        pieces
+    }
+
+    /// What is sent ahead is remembered.
+    fn pieces_ahead(&mut self, ahead: Ahead, bytes: Bytes) -> Vec<Bytes> {
+        let buffers = if self.shares { vec![] } else { vec![bytes] };
+        let frame = Frame::new(&ToClient::Ahead(ahead.clone()), buffers);
+        self.ahead.insert(ahead.place, ahead);
+        frame.map_or_else(|_| vec![], |frame| std::iter::once(frame.encode_head()).chain(frame.buffers).collect())
+    }
+
+    /// The pieces of what goes out.
+    fn pieces(&mut self, outgoing: Outgoing) -> Vec<Bytes> {
+        match outgoing {
+            Outgoing::Ahead(ahead, bytes) => self.pieces_ahead(ahead, bytes),
+            Outgoing::Forget(place) => {
+                self.ahead.remove(&place);
+                Frame::new(&ToClient::Forget { place }, vec![]).map_or_else(|_| vec![], |frame| self.pieces_of(frame))
+            }
+            Outgoing::Frame(frame) => {
+                let mut pieces = vec![];
+                for buffer in &frame.buffers {
+                    let begun = self.place(buffer).and_then(|place| self.ahead.get(&place)).cloned();
+                    if let Some(begun) = begun.filter(|begun| !self.shares && begun.upto < buffer.len() as u64) {
+                        let rest = buffer.slice(begun.upto as usize..);
+                        let ahead = Ahead { at: begun.upto, upto: buffer.len() as u64, ..begun };
+                        pieces.extend(self.pieces_ahead(ahead, rest));
+                    }
+                }
+                let places = frame.buffers.iter().filter_map(|buffer| self.place(buffer)).collect::<Vec<_>>();
+                pieces.extend(self.pieces_of(frame));
+                places.iter().for_each(|place| _ = self.ahead.remove(place));
+                pieces
+            }
+        }
+    }
+
+    /// Writes frames with few calls: small pieces are joined, large buffers written where they lie.
+    pub(crate) async fn write(&mut self, batch: Vec<Outgoing>) -> io::Result<()> {
+        let mut joined = BytesMut::new();
+        for outgoing in batch {
+            for piece in self.pieces(outgoing).into_iter().filter(|piece| !piece.is_empty()) {
+                if joined.len() + piece.len() > JOIN && !joined.is_empty() {
+                    self.stream.write_all(&joined.split()).await?;
+                }
+                if piece.len() > JOIN {
+                    self.stream.write_all(&piece).await?;
+                } else {
+                    joined.extend_from_slice(&piece);
+                }
+            }
+        }
+        if !joined.is_empty() {
+            self.stream.write_all(&joined).await?;
+        }
+        self.stream.flush().await
+    }
+}
