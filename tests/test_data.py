@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pxcluster as ipp
 import pytest
+from harness.waiting import wait_for
 from pxcluster import Client, interactive
+from pxcluster.datapub import publish_data
 
 MEGABYTE = 1 << 20
 
@@ -144,3 +146,56 @@ def test_queue_status(rc: Client) -> None:
     before = status[1]["completed"]
     rc[1].apply_sync(abs, 1)
     assert rc.queue_status()[1] == {"queue": 0, "completed": before + 1, "tasks": 0}
+
+
+# -- published while it runs ------------------------------------------------------------------------------------------
+
+
+def test_data_that_is_published_is_there_before_the_end(rc: Client, tmp_path: Path) -> None:
+    @interactive
+    def simulate(stop: str) -> str:
+        import os
+
+        import numpy
+        from pxcluster.datapub import publish_data
+
+        for step in range(3):
+            publish_data({"step": step, "field": numpy.full(4, step)})
+        publish_data({"name": "x"})
+        while not os.path.exists(stop):
+            pass
+        return "done"
+
+    ar = rc[0].apply_async(simulate, str(tmp_path / "stop"))
+    wait_for(lambda: "name" in ar.data, "what was published is there")
+    assert not ar.ready()
+    assert ar.data["step"] == 2
+    np.testing.assert_array_equal(ar.data["field"], [2, 2, 2, 2])
+    (tmp_path / "stop").touch()
+    assert ar.get(timeout=60) == "done"
+    assert ar.metadata["data"]["name"] == "x"
+    assert ar.outputs == []
+
+
+def test_every_engine_and_every_task_publishes_its_own(rc: Client) -> None:
+    ar = rc[:].execute("from pxcluster.datapub import publish_data; import os; publish_data({'pid': os.getpid()})")
+    ar.get(timeout=60)
+    assert [data["pid"] for data in ar.data] == rc[:].apply_sync(os.getpid)
+
+    @interactive
+    def task(number: int) -> int:
+        from pxcluster.datapub import publish_data
+
+        publish_data({"number": number})
+        return number
+
+    amr = rc.load_balanced_view().map_async(task, range(20))
+    assert amr.get(timeout=60) == list(range(20))
+    assert [data["number"] for data in amr.data] == list(range(20))
+
+
+def test_publishing_is_for_engines_and_dictionaries(rc: Client) -> None:
+    with pytest.raises(RuntimeError, match="runs on an engine"):
+        publish_data({"a": 1})
+    with pytest.raises(ipp.RemoteError, match="takes a dict"):
+        rc[0].apply_sync(publish_data, 5)

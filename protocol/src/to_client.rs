@@ -34,7 +34,7 @@ pub enum ToClient {
         /// The map.
         id: RequestId,
     },
-    /// What user code printed or displayed. One buffer: UTF-8 text, or JSON for `display`.
+    /// What user code printed or displayed. One buffer: UTF-8 text, JSON for `display`, a pickle for `data`.
     Output {
         /// The request that ran.
         id: RequestId,
@@ -233,6 +233,8 @@ pub enum OutputName {
     Stderr,
     /// Rich display data.
     Display,
+    /// What user code publishes by name, a pickled dictionary.
+    Data,
 }
 
 /// State of the whole cluster.

@@ -127,7 +127,10 @@ class Registry:
             if request is not None:
                 slot = request.slot_of(header["engine"]) if isinstance(request, DirectRequest) else header["task"]
                 if slot is not None:
-                    request.take_output(slot, header["name"], str(buffers[0], "utf-8", "replace"))
+                    if header["name"] == "data":
+                        request.take_published(slot, bytes(buffers[0]))
+                    else:
+                        request.take_output(slot, header["name"], str(buffers[0], "utf-8", "replace"))
         elif kind == "failed":
             self._finish(header["id"], from_failure(header["ename"], header["message"]), header)
         elif kind in ("done", "status"):

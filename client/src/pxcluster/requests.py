@@ -40,19 +40,28 @@ def overwritten(text: str) -> str:
 
 
 class Output:
-    """What one slot printed and displayed."""
+    """What one slot printed, displayed and published."""
 
-    __slots__ = ("displays", "stderr", "stdout")
+    __slots__ = ("displays", "published", "stderr", "stdout")
 
     def __init__(self) -> None:
         self.stdout: list[str] = []
         self.stderr: list[str] = []
         self.displays: list[dict[str, Any]] = []
+        #: Pickled dictionaries.
+        self.published: list[bytes] = []
 
     def text(self, name: str) -> str:
         """The whole stream `name`, without what carriage returns overwrite."""
         pieces: list[str] = getattr(self, name)
         return overwritten("".join(pieces))
+
+    def data(self) -> dict[str, Any]:
+        """What was published, by name; of several values of a name the last one."""
+        data: dict[str, Any] = {}
+        for pickled in list(self.published):
+            data |= serialize.loads_task(pickled)
+        return data
 
 
 class Request:
@@ -82,14 +91,21 @@ class Request:
 
     # -- filled by the reader ------------------------------------------------------------------------------------
 
+    def _output_of(self, slot: int) -> Output:
+        """Where to keep what `slot` says. Holds the callbacks' lock."""
+        if self._outputs is None:
+            self._outputs = {}
+        return self._outputs.setdefault(slot, Output())
+
+    def take_published(self, slot: int, pickled: bytes) -> None:
+        """Keep what `slot` published."""
+        with _callback_lock:
+            self._output_of(slot).published.append(pickled)
+
     def take_output(self, slot: int, name: str, text: str) -> None:
         """Keep what `slot` printed or displayed."""
         with _callback_lock:
-            if self._outputs is None:
-                self._outputs = {}
-            output = self._outputs.get(slot)
-            if output is None:
-                output = self._outputs[slot] = Output()
+            output = self._output_of(slot)
             if name == "display":
                 output.displays.append(json.loads(text))
             else:
@@ -231,6 +247,7 @@ class Request:
             stdout=output.text("stdout"),
             stderr=output.text("stderr"),
             outputs=list(output.displays),
+            data=output.data(),
         )
 
 

@@ -142,9 +142,10 @@ impl Outbox {
 
     /// Adds output of user code.
     pub(super) fn push_output(&mut self, key: RequestKey, task: Option<TaskIndex>, name: OutputName, data: &[u8]) {
+        let is_stream = matches!(name, OutputName::Stdout | OutputName::Stderr);
         let joins = |open: &Output| (open.key, open.task, open.name) == (key, task, name) && open.data.len() < FULL;
         match &mut self.output {
-            Some(open) if name != OutputName::Display && joins(open) => open.data.extend_from_slice(data),
+            Some(open) if is_stream && joins(open) => open.data.extend_from_slice(data),
             _ => {
                 // Results that are open belong to tasks that ended before this output began.
                 self.close();

@@ -168,7 +168,8 @@ extern "C" fn output(token: u64, task: i64, stream: u32, data: Slice) {
     let name = match stream {
         0 => OutputName::Stdout,
         1 => OutputName::Stderr,
-        _ => OutputName::Display,
+        2 => OutputName::Display,
+        _ => OutputName::Data,
     };
     // SAFETY: the bytes live during the call.
     shared.output(token, u32::try_from(task).ok(), name, unsafe { data.bytes() });

@@ -40,7 +40,7 @@ class Orphan:
 
     def output(self, _token: int, _task: int | None, name: str, data: bytes) -> None:
         """Write to the stream of the process itself."""
-        if name != "display":
+        if name in ("stdout", "stderr"):
             os.write(1 if name == "stdout" else 2, data)
 
     def user_code(self, _on: bool, /) -> None:

@@ -48,7 +48,7 @@ class Runtime(Protocol):
         """
 
     def output(self, token: int, task: int | None, name: str, data: bytes) -> None:
-        """Hand over output of a request; `name`: stdout, stderr (UTF-8 text) or display (JSON). Any thread may call."""
+        """Hand over output of a request; `name`: stdout, stderr (text), display (JSON), data (pickle). Any thread."""
 
     def user_code(self, on: bool, /) -> None:
         """SIGINT is sent to the main thread only while this is on."""
