@@ -85,7 +85,7 @@ _HOMES = {
     ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = frozenset({*_HOMES, "magics", "connection", "frames"})
+_MODULES = frozenset({*_HOMES, "magics", "connection", "datapub", "frames", "joblib"})
 
 __all__ = [
     "ALL_COMPLETED",
@@ -123,8 +123,10 @@ __all__ = [
     "__version__",
     "depend",
     "dependent",
+    "install_as_ipyparallel",
     "interactive",
     "parallel",
+    "register_joblib_backend",
     "remote",
     "require",
     "use_cloudpickle",
@@ -148,6 +150,22 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def register_joblib_backend(name: str = "ipyparallel", make_default: bool = False) -> None:
+    """Let joblib use all engines of the default cluster, as ``parallel_config(name)``.
+
+    The default name registers ``"pxcluster"``, too. ImportError: joblib is not installed.
+    """
+    import_module(".joblib", __name__).register(name, make_default)
+
+
+def install_as_ipyparallel() -> None:
+    """Be what ``import ipyparallel`` finds from now on in this process, for libraries that use it.
+
+    RuntimeError: ipyparallel itself is imported already.
+    """
+    import_module(".alias", __name__).install()
 
 
 def load_ipython_extension(ip: Any) -> None:

@@ -356,8 +356,37 @@ class Client:
 
     def __del__(self) -> None:
         session = self.__dict__.get("_session")
-        if session is not None:
+        if session is not None and session._closing is None:
             session.close()
+
+    # -- dask ----------------------------------------------------------------------------------------------------
+
+    def become_dask(
+        self,
+        targets: Any = "all",
+        port: int = 0,
+        nanny: bool = False,
+        scheduler_args: Mapping[str, Any] | None = None,
+        **worker_args: Any,
+    ) -> Any:
+        """Make engines workers of dask, and return a ``distributed.Client`` for them.
+
+        The first of them has the scheduler, too, on `port` (0: any). `nanny`: workers in processes of their own, beside
+        the engines. `scheduler_args`, `worker_args`: for distributed's Scheduler and Worker. Workers are added to a
+        scheduler that runs. ImportError: dask is not installed here; RemoteError, CompositeError: it is not there.
+        """
+        from .dask import become_dask
+
+        return become_dask(self, targets, port, nanny, scheduler_args, worker_args)
+
+    def stop_dask(self, targets: Any = "all") -> None:
+        """End the scheduler of :meth:`become_dask`, and the workers on `targets`."""
+        from .dask import stop_dask
+
+        stop_dask(self, targets)
+
+    become_distributed = become_dask
+    stop_distributed = stop_dask
 
     # -- calls that were made ------------------------------------------------------------------------------------
 

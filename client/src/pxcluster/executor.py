@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from concurrent.futures import Executor
+from time import monotonic
 from typing import Any
 
 TYPE_CHECKING = False
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .asyncresult import AsyncResult
+    from .mapresult import AsyncMapResult
     from .view import View
 
 
@@ -25,12 +26,23 @@ class ViewExecutor(Executor):
         """As View.apply_async."""
         return self.view.apply_async(fn, *args, **kwargs)
 
-    def map(self, func: Callable[..., Any], *iterables: Any, **kwargs: Any) -> Iterator[Any]:  # type: ignore[override]
-        """As View.imap. `timeout` is not supported."""
-        if kwargs.pop("timeout", None) is not None:
-            warnings.warn("timeout unsupported in ViewExecutor.map", stacklevel=2)
-        kwargs.pop("chunksize", None)
-        return self.view.imap(func, *iterables, **kwargs)
+    def map(  # type: ignore[override]
+        self,
+        func: Callable[..., Any],
+        *iterables: Any,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """As View.imap. `chunksize` is not needed: tasks are packed by their duration.
+
+        With `timeout` all inputs are taken at once; TimeoutError when a result is not there that many seconds after
+        the call. What has not started is aborted then, and when the iterator is closed or meets a failure.
+        """
+        if timeout is None:
+            return self.view.imap(func, *iterables, **kwargs)
+        deadline = monotonic() + timeout
+        return _until(deadline, self.view.map_async(func, *iterables, **kwargs))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for the view's calls if `wait`, after aborting what has not started if `cancel_futures`."""
@@ -38,3 +50,21 @@ class ViewExecutor(Executor):
             self.view.abort(block=True)
         if wait:
             self.view.wait()
+
+
+def _until(deadline: float, result: AsyncMapResult | list[Any]) -> Iterator[Any]:
+    """The values of `result` as they come, in order, until the time `deadline`."""
+    if isinstance(result, list):
+        return
+    try:
+        for index, (request, slot) in enumerate(result._slots()):
+            if not result._wait_until(lambda: request.slot_done(slot), max(0.0, deadline - monotonic())):  # noqa: B023
+                raise TimeoutError("Result not ready.")
+            value = result._value(index)
+            if result._chunked():
+                yield from value
+            else:
+                yield value
+    finally:
+        if not result.done():
+            result._client.abort(result, block=False)

@@ -205,5 +205,10 @@ class LoadBalancedView(View):
         return LazyMapIterator(self, f, sequences, ordered, limit, return_exceptions)
 
     def register_joblib_backend(self, name: str = "ipyparallel", make_default: bool = False) -> None:
-        """Let joblib use this view: not supported yet."""
-        raise NotImplementedError("the joblib backend is not supported yet: use view.map or view.executor")
+        """Let joblib use this view, as ``parallel_config(name)``; the default name also means ``"pxcluster"``.
+
+        ImportError: joblib is not installed.
+        """
+        from .joblib import register
+
+        register(name, make_default, self)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine_client import Engine, Failed
-from pxcluster._engine import shell
+from pxcluster._engine import ipython_shell, shell
 
 
 def test_results_and_counts(engine: Engine) -> None:
@@ -32,6 +33,21 @@ def test_shell_is_made_at_the_first_execute(engine: Engine) -> None:
     assert shell._shell is None
     engine.execute("1")
     assert shell._shell is not None
+
+
+def test_an_interrupt_waits_for_the_shell_to_be_made(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, made = ipython_shell.make_shell, []
+
+    def interrupted() -> Any:
+        signal.raise_signal(signal.SIGINT)
+        made.append(make())
+        return made[0]
+
+    monkeypatch.setattr(ipython_shell, "make_shell", interrupted)
+    with pytest.raises(Failed, match="KeyboardInterrupt"):
+        engine.execute("1")
+    assert shell._shell is made[0]
+    assert engine.execute("1 + 1") == "2"
 
 
 def test_error_in_a_cell(engine: Engine) -> None:

@@ -87,6 +87,23 @@ def test_interrupt_ends_one_task(engine: Engine) -> None:
     assert second["ename"] == "KeyboardInterrupt"
 
 
+def interrupted_half_way() -> Any:
+    signal.raise_signal(signal.SIGINT)
+    return abs
+
+
+def test_an_interrupt_waits_for_a_function_to_be_loaded(engine: Engine) -> None:
+    """It may import modules, and a half import can be final."""
+
+    class Interrupted:
+        def __reduce__(self) -> Any:
+            return interrupted_half_way, ()
+
+    first, second = engine.map_batch(Interrupted(), [-1, -2])
+    assert first["ename"] == "KeyboardInterrupt"
+    assert second == 2
+
+
 def test_interrupt_between_tasks_loses_nothing(engine: Engine) -> None:
     """The runtime's own call is the latest moment at which a signal can still hit the loop."""
     space = engine.cell("def f(n): return n")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 
 from .state import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
+
+_deferring = False
+_came_meanwhile = False
 
 
 def install() -> None:
@@ -28,6 +33,25 @@ def leave_user_code() -> None:
     state.host.user_code(False)
 
 
+@contextmanager
+def deferred_interrupts() -> Iterator[None]:
+    """Interrupts wait for the end of the ``with`` statement: a half import leaves modules that never work again."""
+    global _deferring, _came_meanwhile
+    if _deferring:
+        yield
+        return
+    _deferring, _came_meanwhile = True, False
+    try:
+        yield
+    finally:
+        _deferring = False
+    if _came_meanwhile and state.interruptible:
+        raise KeyboardInterrupt
+
+
 def _on_interrupt(_signum: int, _frame: FrameType | None) -> None:
-    if state.interruptible:
+    global _came_meanwhile
+    if _deferring:
+        _came_meanwhile = True
+    elif state.interruptible:
         raise KeyboardInterrupt

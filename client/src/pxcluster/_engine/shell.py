@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from .import_hooks import after_import
+from .interrupts import deferred_interrupts
 from .state import state
 
 TYPE_CHECKING = False
@@ -25,9 +26,10 @@ def get() -> EngineShell:
         _creating = True
         python = sys.executable
         try:
-            from .ipython_shell import make_shell
+            with deferred_interrupts():
+                from .ipython_shell import make_shell
 
-            _shell = make_shell()
+                _shell = make_shell()
         except ImportError as error:
             if (error.name or "").partition(".")[0] not in ("IPython", "traitlets"):
                 raise

@@ -6,7 +6,7 @@ from pickle import dumps as number_dumps
 
 from ..serialize import NUMBERS, loads_plain, loads_task, task_pieces
 from . import streams, tracebacks
-from .interrupts import enter_user_code, leave_user_code
+from .interrupts import deferred_interrupts, enter_user_code, leave_user_code
 from .state import ERROR, OK, state
 from .unmet import status_of
 
@@ -36,7 +36,8 @@ class Map:
     def load(self) -> Callable[[Any], Any]:
         """Unpickle the function, once; where that raises, every task of the map raises the same."""
         try:
-            self.call = _caller(loads_task(self.function))
+            with deferred_interrupts():
+                self.call = _caller(loads_task(self.function))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
