@@ -9,6 +9,7 @@ import numpy
 import pxcluster as ipp
 import pytest
 from pxcluster import calls, util
+from pxcluster._engine import objects
 from pxcluster.error import collect_exceptions, unwrap_exception, wrap_exception
 
 
@@ -46,6 +47,7 @@ def test_tasks_are_made_again(rc, lbv):
 
 
 def test_what_cannot_be_made_again_is_named(rc, dv, lbv, monkeypatch):
+    monkeypatch.setattr(objects, "_objects", {})
     large = dv.apply_async(len, numpy.zeros(20_000))
     with pytest.raises(KeyError, match=r"s1_\d+' cannot be made again, because its arguments are larger than"):
         rc.resubmit(large)
