@@ -75,11 +75,12 @@ def test_all_that_live_and_one_that_died_meanwhile_are_everyone() -> None:
     from pxcluster.registry import Registry
 
     registry = Registry()
-    registry.set_engines([{"id": number} for number in range(3)])
+    engines = [{"id": number, "host": "fakehost", "pid": 1000 + number} for number in range(3)]
+    registry.set_engines(engines)
     assert registry.is_everyone([0, 1, 2])
     assert not registry.is_everyone([0, 1])
-    registry.set_engines([{"id": 0}, {"id": 2}])
+    registry.set_engines([engines[0], engines[2]])
     assert registry.is_everyone([0, 1, 2])
     assert not registry.is_everyone([1, 2, 7])
-    registry.set_engines([{"id": 0}])
+    registry.set_engines(engines[:1])
     assert not registry.is_everyone([0])

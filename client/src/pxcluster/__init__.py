@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .asyncresult import AsyncResult
+    from .asyncresult import AsyncHubResult, AsyncResult
     from .client import Client
     from .dependency import Dependency
     from .direct import BroadcastView, DirectView
@@ -33,19 +33,32 @@ if TYPE_CHECKING:
         TimeoutError,
         UnmetDependency,
         VersionMismatch,
+        collect_exceptions,
+        unwrap_exception,
+        wrap_exception,
     )
     from .executor import ViewExecutor
     from .loadbalanced import LoadBalancedView
     from .mapresult import AsyncMapResult
     from .remotefunction import ParallelFunction, RemoteFunction, depend, dependent, parallel, remote, require
     from .serialize import (
+        PrePickled,
         Reference,
         SerializationError,
+        can,
+        can_map,
+        deserialize_object,
         interactive,
+        pack_apply_message,
+        serialize_object,
+        uncan,
+        uncan_map,
+        unpack_apply_message,
         use_cloudpickle,
         use_dill,
         use_pickle,
     )
+    from .util import MultipleInstanceError, bind_kernel
 
 __version__ = "0.1.0"
 version_info = (0, 1, 0)
@@ -59,11 +72,28 @@ _HOMES = {
     "dependency": ("Dependency",),
     "direct": ("BroadcastView", "DirectView"),
     "loadbalanced": ("LoadBalancedView",),
-    "asyncresult": ("AsyncResult",),
+    "asyncresult": ("AsyncHubResult", "AsyncResult"),
     "mapresult": ("AsyncMapResult",),
     "executor": ("ViewExecutor",),
     "remotefunction": ("ParallelFunction", "RemoteFunction", "depend", "dependent", "parallel", "remote", "require"),
-    "serialize": ("Reference", "SerializationError", "interactive", "use_cloudpickle", "use_dill", "use_pickle"),
+    "serialize": (
+        "PrePickled",
+        "Reference",
+        "SerializationError",
+        "can",
+        "can_map",
+        "deserialize_object",
+        "interactive",
+        "pack_apply_message",
+        "serialize_object",
+        "uncan",
+        "uncan_map",
+        "unpack_apply_message",
+        "use_cloudpickle",
+        "use_dill",
+        "use_pickle",
+    ),
+    "util": ("MultipleInstanceError", "bind_kernel"),
     "error": (
         "AlreadyDisplayedError",
         "CompositeError",
@@ -82,6 +112,9 @@ _HOMES = {
         "TimeoutError",
         "UnmetDependency",
         "VersionMismatch",
+        "collect_exceptions",
+        "unwrap_exception",
+        "wrap_exception",
     ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -92,6 +125,7 @@ __all__ = [
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
     "AlreadyDisplayedError",
+    "AsyncHubResult",
     "AsyncMapResult",
     "AsyncResult",
     "BroadcastView",
@@ -107,8 +141,10 @@ __all__ = [
     "InvalidDependency",
     "KernelError",
     "LoadBalancedView",
+    "MultipleInstanceError",
     "NoEnginesRegistered",
     "ParallelFunction",
+    "PrePickled",
     "Reference",
     "RemoteError",
     "RemoteFunction",
@@ -121,18 +157,30 @@ __all__ = [
     "VersionMismatch",
     "ViewExecutor",
     "__version__",
+    "bind_kernel",
+    "can",
+    "can_map",
+    "collect_exceptions",
     "depend",
     "dependent",
+    "deserialize_object",
     "install_as_ipyparallel",
     "interactive",
+    "pack_apply_message",
     "parallel",
     "register_joblib_backend",
     "remote",
     "require",
+    "serialize_object",
+    "uncan",
+    "uncan_map",
+    "unpack_apply_message",
+    "unwrap_exception",
     "use_cloudpickle",
     "use_dill",
     "use_pickle",
     "version_info",
+    "wrap_exception",
 ]
 
 

@@ -37,6 +37,9 @@ class AsyncResult(ResultData):
     metadata (``ar["stdout"]``, ``ar.engine_id``): one entry, or a list with one per engine or task.
     """
 
+    #: As in ipyparallel, where the owner takes a result from its client: here results go when nobody holds them.
+    owner: bool = False
+
     def __init__(
         self,
         client: Client,
@@ -56,7 +59,6 @@ class AsyncResult(ResultData):
         self._result_cache: Any = _IN_PROGRESS
         self._success: bool | None = None
         self._error: BaseException | None = None
-        self.owner = False
 
     def _watch(self) -> Self:
         """Become a finished Future when everything has been answered."""
@@ -466,6 +468,10 @@ class AsyncResult(ResultData):
 
         self._check_ready()
         display_outputs(self, groupby, result_only)
+
+
+class AsyncHubResult(AsyncResult):
+    """The results of calls that this client did not make with a view: fetched from the cluster, or made again."""
 
 
 def _limit(timeout: float | None) -> float | None:

@@ -8,6 +8,8 @@ import weakref
 from typing import Any
 
 from . import connection, error
+from .calls import Calls
+from .clientcalls import ClientCalls
 from .requests import DirectRequest
 from .session import Session
 from .shared import Keeper, Shared
@@ -34,7 +36,7 @@ def _close_all() -> None:
         client.close()
 
 
-class Client:
+class Client(ClientCalls):
     """A connection to a cluster: engines by index (``rc[0]``, ``rc[:]``), views, and control.
 
     `connection_info`: path of a connection file, or its content as a dict; otherwise the file of `cluster_id` (default
@@ -61,10 +63,12 @@ class Client:
         timeout: float = 10,
         resume: str | None = None,
         profile: str = "",
+        debug: bool = False,
         cluster: Any = None,
         **ignored: Any,
     ) -> None:
         self.profile = profile
+        self.debug = debug
         self.cluster = cluster
         if connection_info is None or isinstance(connection_info, str | os.PathLike):
             path = connection.path_of(cluster_id) if connection_info is None else os.fspath(connection_info)
@@ -77,6 +81,7 @@ class Client:
         self._session = Session(lambda seconds: connection.connect(info, shown, seconds), info["key"], timeout, resume)
         self._keeper = Keeper(self._session)
         self._requests: list[tuple[int, int]] = []
+        self._calls = Calls()
         #: Engines of direct calls on several of them, where they are not 0, 1, 2, …
         self._targets: dict[int, Sequence[int]] = {}
         _open.add(self)
@@ -432,14 +437,14 @@ class Client:
         """Results by msg_id, as long as somebody holds them; exceptions stand for themselves."""
         from .jobs import ResultsByName
 
-        return ResultsByName(self, metadata=False)
+        return ResultsByName(self, metadata=False, of=self)
 
     @property
     def metadata(self) -> ResultsByName:
         """Metadata by msg_id, as long as somebody holds the result."""
         from .jobs import ResultsByName
 
-        return ResultsByName(self, metadata=True)
+        return ResultsByName(self, metadata=True, of=self)
 
     def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[str, Any]:
         """Which of the calls (msg_ids, indices into the history, AsyncResults) are ``"pending"`` and ``"completed"``.
@@ -460,19 +465,10 @@ class Client:
         from .jobs import result_of
 
         result = result_of(self, -1 if indices_or_msg_ids is None else indices_or_msg_ids)
+        result.owner = owner
         if self.block if block is None else block:
             result.wait()
         return result
-
-    def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
-        """Does nothing: results are kept only as long as somebody holds them."""
-
-    purge_local_results = purge_hub_results = purge_results
-
-    def purge_everything(self) -> None:
-        """Forget the history."""
-        self._requests.clear()
-        self._targets.clear()
 
     def spin(self) -> None:
         """Does nothing: results arrive by themselves."""

@@ -57,6 +57,7 @@ class FetchRequest(ControlRequest):
             found = DirectRequest(kind, kind, header["targets"], header["label"])
         found.id = self.id
         found.session = self.session
+        found.uuids = self.uuids
         found.origin = (self.whose, self.number)
         self.found = found
         return found

@@ -50,9 +50,12 @@ class DirectView(View):
         single: bool = False,
         mentions: Mentions | None = None,
         make: type[DirectRequest] = DirectRequest,
+        label: str | None = None,
+        code: str | None = None,
     ) -> tuple[DirectRequest, AsyncResult | None]:
         """Submit a direct request; with an AsyncResult, unless nobody will see one."""
-        request = make(name, kind, engines, self.label)
+        request = make(name, kind, engines, self.label if label is None else label)
+        request.code = code
         if mentions is not None:
             mentions.hold_for(request)
         result = None
@@ -60,14 +63,13 @@ class DirectView(View):
             from .asyncresult import AsyncResult
 
             result = AsyncResult(self.client, [request], fname=name, single=single)._watch()
+            result.owner = True
         session = self.client._session
         everyone = session.registry.is_everyone(engines)
-        session.submit(
-            request,
-            {"type": "direct", "id": 0, "kind": kind, "targets": None if everyone else engines},
-            body,
-        )
+        header = {"type": "direct", "id": 0, "kind": kind, "targets": None if everyone else engines}
+        session.submit(request, header, body)
         self._record(request)
+        self.client._calls.keep(request, header, body, mentions)
         return request, result
 
     def _call(self, name: str, kind: str, content: Any, targets: Any, block: bool | None) -> Any:
@@ -102,10 +104,9 @@ class DirectView(View):
         """
         body = serialize.dumps({"code": code, "silent": bool(silent), "store_history": not silent})
         engines, single = self._resolve(targets)
-        request, result = self._send("execute", "execute", body, engines, single=single)
+        shown = None if silent else code
+        result = self._send("execute", "execute", body, engines, single=single, label=label, code=shown)[1]
         assert result is not None
-        if label is not None:
-            request.label = label
         if self.block if block is None else block:
             result.get()
         return result
@@ -266,10 +267,9 @@ class DirectView(View):
                     calls.append((engine, size, serialize.dumps(content)))
         name = name_of(f)
         requests = [
-            self._send(name, "apply", body, [engine], watch=False, mentions=mentions)[0] for engine, _, body in calls
+            self._send(name, "apply", body, [engine], watch=False, mentions=mentions, label=label)[0]
+            for engine, _, body in calls
         ]
-        for request in requests:
-            request.label = self.label if label is None else label
         return AsyncMapResult(
             self.client,
             requests,

@@ -11,10 +11,11 @@ import builtins
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any
+    from typing import Any, TypeVar
 
     Info = Mapping[str, Any]
     Entry = tuple[str, str, str | None, Info]
+    Results = TypeVar("Results", bound=Iterable[Any])
 
 TimeoutError = builtins.TimeoutError
 
@@ -290,3 +291,38 @@ def entry_of(error: BaseException, engine: int | None) -> Iterable[Entry]:
         return [(error.ename, error.evalue, error.traceback, error.engine_info)]
     info: Info = {} if engine is None else {"engine_id": engine, "engine_uuid": None, "method": "apply"}
     return [(type(error).__name__, str(error), None, info)]
+
+
+# -- errors as dicts ---------------------------------------------------------------------------------------------
+
+
+def wrap_exception(engine_info: Info | None = None) -> dict[str, Any]:
+    """The exception that is being handled as a dict: ename, evalue, traceback (a list of str), engine_info, status."""
+    import sys
+    import traceback
+
+    kind, value, _ = sys.exc_info()
+    if kind is None:
+        raise RuntimeError("wrap_exception() is called where an exception is handled, in an except clause")
+    return {
+        "status": "error",
+        "traceback": traceback.format_exception(value),
+        "ename": kind.__name__,
+        "evalue": str(value),
+        "engine_info": engine_info or {},
+    }
+
+
+def unwrap_exception(content: Mapping[str, Any]) -> RemoteError:
+    """The RemoteError of what :func:`wrap_exception` made."""
+    trace = "\n".join(content["traceback"])
+    return RemoteError(content["ename"], content["evalue"], trace, content.get("engine_info", {}))
+
+
+def collect_exceptions(rdict_or_list: Results, method: str = "unspecified") -> Results:
+    """Results, a list or a dict of them, as they are, unless RemoteErrors are among them: a CompositeError of those."""
+    results = rdict_or_list.values() if isinstance(rdict_or_list, dict) else rdict_or_list
+    entries = [entry for error in results if isinstance(error, RemoteError) for entry in entry_of(error, None)]
+    if entries:
+        raise CompositeError(f"one or more exceptions raised in: {method}", entries)
+    return rdict_or_list

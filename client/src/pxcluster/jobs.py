@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .asyncresult import AsyncResult
+from .asyncresult import AsyncHubResult, AsyncResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from .client import Client
     from .requests import Request
+    from .view import View
 
 
 _MSG_ID = re.compile(r"(?P<session>[^_]+)_(?P<request>\d+)(_(?P<slot>\d+))?", re.ASCII)
@@ -29,18 +30,26 @@ def _slots_of(client: Client, job: Any, known_only: bool) -> list[tuple[Request,
     if not isinstance(job, str):
         raise TypeError(f"Expected msg_id, int, or AsyncResult, got {job!r}")
     session = client._session
-    named = _MSG_ID.fullmatch(job)
-    whose, number, slot = (named["session"], int(named["request"]), int(named["slot"] or 0)) if named else ("", 0, 0)
+    if known_only and not _MSG_ID.fullmatch(job):
+        return []
+    whose, number, slot = parsed(client, job)
     request = session.registry.find(number) if whose == session.name else None
     if request is None:
         if known_only:
             return []
-        if named is None:
-            raise KeyError(f"{job!r} is not a msg_id: they look like {session.name}_1 or {session.name}_1_0")
         request = _fetched(client, job, whose, number)
     if slot >= request.count:
         raise KeyError(f"{job!r}: the call has only {request.count} results")
     return [(request, slot)]
+
+
+def parsed(client: Client, msg_id: str) -> tuple[str, int, int]:
+    """Session, number and slot of a msg_id. KeyError: it is none."""
+    named = _MSG_ID.fullmatch(msg_id)
+    if named is None:
+        name = client._session.name
+        raise KeyError(f"{msg_id!r} is not a msg_id: they look like {name}_1 or {name}_1_0")
+    return named["session"], int(named["request"]), int(named["slot"] or 0)
 
 
 def _fetched(client: Client, job: str, whose: str, number: int) -> Request:
@@ -50,7 +59,8 @@ def _fetched(client: Client, job: str, whose: str, number: int) -> Request:
         raise KeyError(f"nobody holds the result of {job!r} any more, and {problem.args[0]}") from None
 
 
-def _listed(jobs: Any) -> tuple[list[Any], bool]:
+def listed(jobs: Any) -> tuple[list[Any], bool]:
+    """One job or several as a list, and whether it was one."""
     if isinstance(jobs, list | tuple | set | frozenset | Iterator):
         return list(jobs), False
     return [jobs], True
@@ -59,18 +69,19 @@ def _listed(jobs: Any) -> tuple[list[Any], bool]:
 def requests_of(client: Client, jobs: Any, known_only: bool = False) -> list[Request]:
     """The requests that `jobs` (one job or several) belong to, each once."""
     found: dict[int, Request] = {}
-    for job in _listed(jobs)[0]:
+    for job in listed(jobs)[0]:
         for request, _ in _slots_of(client, job, known_only):
             found[request.id] = request
     return list(found.values())
 
 
 def result_of(client: Client, jobs: Any) -> AsyncResult:
-    """An AsyncResult of one job or of several."""
-    listed, single = _listed(jobs)
-    parts = [part for job in listed for part in _slots_of(client, job, False)]
+    """An AsyncResult of one job or of several; an AsyncHubResult if any of it was fetched from the cluster."""
+    several, single = listed(jobs)
+    parts = [part for job in several for part in _slots_of(client, job, False)]
     single = single and len(parts) == 1
-    return AsyncResult(
+    kind = AsyncHubResult if any(request.origin for request, _ in parts) else AsyncResult
+    return kind(
         client,
         [request for request, _ in parts],
         fname=parts[0][0].name if parts else "unknown",
@@ -81,7 +92,7 @@ def result_of(client: Client, jobs: Any) -> AsyncResult:
 
 def result_status(client: Client, jobs: Any, status_only: bool) -> dict[str, Any]:
     """See Client.result_status."""
-    parts = [part for job in _listed(jobs)[0] for part in _slots_of(client, job, False)]
+    parts = [part for job in listed(jobs)[0] for part in _slots_of(client, job, False)]
     if any(not request.slot_done(slot) for request, slot in parts):
         client._session.wait(lambda: False, 0)  # what has come is seen
     completed = {request.msg_id(slot): (request, slot) for request, slot in parts if request.slot_done(slot)}
@@ -94,14 +105,17 @@ def result_status(client: Client, jobs: Any, status_only: bool) -> dict[str, Any
 
 
 class ResultsByName(Mapping[str, Any]):
-    """A view of a client's results, or of their metadata, by msg_id."""
+    """The results of a client's or of a view's calls, or their metadata, by msg_id."""
 
-    def __init__(self, client: Client, metadata: bool) -> None:
+    def __init__(self, client: Client, metadata: bool, of: Client | View) -> None:
         self._client = client
         self._metadata = metadata
+        self._of = of
 
     def __getitem__(self, msg_id: str) -> Any:
         held = _slots_of(self._client, msg_id, True) if isinstance(msg_id, str) else []
+        if held and self._of is not self._client and msg_id not in self._of.history:
+            raise KeyError(f"{msg_id!r} is no call of this view")
         if not held:
             raise KeyError(f"nobody holds the result of {msg_id!r} here; rc.get_result may fetch it")
         request, slot = held[0]
@@ -112,7 +126,7 @@ class ResultsByName(Mapping[str, Any]):
         return request.outcome(slot)[1]
 
     def __iter__(self) -> Iterator[str]:
-        for msg_id in self._client.history:
+        for msg_id in self._of.history:
             slots = _slots_of(self._client, msg_id, True)
             if slots and (self._metadata or slots[0][0].slot_done(slots[0][1])):
                 yield msg_id

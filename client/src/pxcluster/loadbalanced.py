@@ -90,6 +90,7 @@ class LoadBalancedView(View):
         request.after, request.follow = options.after, options.follow
         self.client._session.submit(request, header, [function, memoryview(offsets).cast("B"), items])
         self._record(request)
+        self.client._calls.keep(request, header, [function, offsets, items], mentions)
 
     def _apply(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], block: bool) -> Any:
         name = name_of(f)
@@ -107,6 +108,7 @@ class LoadBalancedView(View):
         from .asyncresult import AsyncResult
 
         result = AsyncResult(self.client, [request], fname=name, single=True)._watch()
+        result.owner = True
         self._submit(request, function, offsets, items, mentions)
         return result
 

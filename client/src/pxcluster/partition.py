@@ -46,6 +46,14 @@ class Block:
             return list(chain.from_iterable(map(_row, parts)))
         return list(parts)
 
+    def getPartition(self, seq: Any, p: int, q: int, n: int | None = None) -> Any:
+        """:meth:`part` by ipyparallel's name: part `p` of `q` of the first `n` items, by default of all."""
+        return self.part(seq, p, q, len(seq) if n is None else n)
+
+    def joinPartitions(self, listOfPartitions: Sequence[Any]) -> Any:
+        """:meth:`join` by ipyparallel's name."""
+        return self.join(listOfPartitions)
+
 
 class RoundRobin(Block):
     """Item i goes to part i modulo the number of parts."""

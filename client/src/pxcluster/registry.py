@@ -37,6 +37,8 @@ class Registry:
         self.callbacks: deque[Callable[[], None]] = deque()
         #: The engines that are alive: id -> {"id", "host", "pid"}.
         self.engines: dict[int, dict[str, Any]] = {}
+        #: The names of all engines there have been, which they give themselves in the same way.
+        self.uuids: dict[int, str] = {}
         #: The engines that are gone: id -> reason.
         self.gone: dict[int, str] = {}
         #: The engines that live and have said nothing for a while: id -> reason.
@@ -60,6 +62,11 @@ class Registry:
         """The request with this number, while it is pending or somebody holds its result."""
         return self.pending.get(number) or self._known.get(number)
 
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Requests with these numbers are not found any more, whoever holds them."""
+        for number in numbers:
+            self._known.pop(number, None)
+
     def outstanding(self) -> list[Request]:
         """The requests for engines that are not answered yet, oldest first."""
         return [request for request in list(self.pending.values()) if not isinstance(request, ControlRequest)]
@@ -76,6 +83,10 @@ class Registry:
         """These live, as the controller says at the beginning of a connection."""
         with self._losing:
             self.engines = {engine["id"]: engine for engine in engines}
+        self._name(self.engines.values())
+
+    def _name(self, engines: Iterable[dict[str, Any]]) -> None:
+        self.uuids.update((engine["id"], f"{engine['host']}-{engine['pid']}-{engine['id']}") for engine in engines)
 
     def is_everyone(self, engines: Sequence[int]) -> bool:
         """Whether these, several, are all that live, and perhaps some that died while they were being looked up."""
@@ -89,6 +100,7 @@ class Registry:
         for engine in header["joined"]:
             engines[engine["id"]] = engine
             self.gone.pop(engine["id"], None)
+        self._name(header["joined"])
         lost = {entry["id"]: entry["reason"] for entry in header["lost"]}
         silent = {**self.silent, **{entry["id"]: entry["reason"] for entry in header.get("silent", ())}}
         self.silent = {number: reason for number, reason in silent.items() if reason and number not in lost}

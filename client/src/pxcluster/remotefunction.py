@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from .partition import distribution
 from .serialize import interactive
 from .view import name_of
 
@@ -37,6 +38,11 @@ def parallel(
 class RemoteFunction:
     """`f` on the engines of `view`; `block` None: as the view does; `flags` hold for its calls."""
 
+    view: View
+    func: Callable[..., Any]
+    block: bool | None = None
+    flags: dict[str, Any]
+
     def __init__(self, view: View, f: Callable[..., Any], block: bool | None = None, **flags: Any) -> None:
         self.view = view
         self.func = f
@@ -64,6 +70,9 @@ class ParallelFunction(RemoteFunction):
     yields values as they arrive.
     """
 
+    chunksize: int | None = None
+    ordered: bool = True
+
     def __init__(
         self,
         view: View,
@@ -80,6 +89,8 @@ class ParallelFunction(RemoteFunction):
         self.ordered = ordered
         self.return_exceptions = return_exceptions
         self.dist = dist
+        #: What cuts sequences and joins results.
+        self.mapObject = distribution(dist)
 
     def __call__(self, *sequences: Any, **kwargs: Any) -> Any:
         """f of the parts, joined. ValueError: the sequences differ in length."""
@@ -111,14 +122,13 @@ class ParallelFunction(RemoteFunction):
     def _run(self, sequences: list[Any], length: int, each: bool) -> Any:
         from .direct import DirectView
         from .loadbalanced import LoadBalancedView
-        from .partition import distribution
 
         view = self.view
         with view.temp_flags(**self.flags):
             if isinstance(view, LoadBalancedView):
                 size = self.chunksize or 1
                 parts = -(-length // size)
-                cut = distribution(self.dist)
+                cut = self.mapObject
                 items = [tuple(cut.part(seq, index, parts, length) for seq in sequences) for index in range(parts)]
                 result = view._map_items(
                     self.func, items, True, 1, self.ordered, self.return_exceptions, None, join=cut.join

@@ -16,7 +16,7 @@ from .reply import ExecuteReply, Metadata
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from typing import Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OK, ERROR, ABORTED, PENDING = 0, 1, 2, 255
 _STATUS = {OK: "ok", ERROR: "error", ABORTED: "aborted"}
 
+_NO_UUIDS: dict[int, str] = {}
 _callback_lock = threading.Lock()
 _overwritten = re.compile(r".*\r(?=[^\n])")
 
@@ -69,7 +70,7 @@ class Request:
 
     __slots__ = (
         "__weakref__", "_callbacks", "_outputs", "_slot_callbacks", "count", "done", "failure", "id", "label",
-        "listener", "lock", "name", "origin", "session", "submitted",
+        "listener", "lock", "name", "origin", "session", "submitted", "uuids",
     )  # fmt: skip
 
     def __init__(self, name: str, count: int, label: str | None = None) -> None:
@@ -85,6 +86,8 @@ class Request:
         self.failure: Exception | None = None
         self.listener: Listener | None = None
         self.lock = threading.Lock()
+        #: The names of engines, by id.
+        self.uuids: Mapping[int, str] = _NO_UUIDS
         self._outputs: dict[int, Output] | None = None
         self._callbacks: list[Callable[[], None]] | None = None
         self._slot_callbacks: dict[int, list[Callable[[], None]]] | None = None
@@ -222,8 +225,6 @@ class Request:
         metadata = self._times_and_output(slot)
         if metadata["status"] in ("error", "aborted"):
             metadata["error"] = self.outcome(slot)[1]
-            info = getattr(metadata["error"], "engine_info", None) or {}
-            metadata["engine_uuid"] = info.get("engine_uuid")
         else:
             metadata["execute_result"] = self.execute_result(slot)
         return metadata
@@ -232,6 +233,7 @@ class Request:
         """The metadata that needs no decoding."""
         started, completed, received = self.times(slot)
         output = self.output(slot) or Output()
+        engine = self.engine(slot)
         status = PENDING if not self.slot_done(slot) else self.status(slot)
         if status == PENDING and self.failure is not None:
             status = ERROR
@@ -241,7 +243,8 @@ class Request:
             started=_datetime(started),
             completed=_datetime(completed),
             received=_datetime(received),
-            engine_id=self.engine(slot),
+            engine_id=engine,
+            engine_uuid=None if engine is None else self.uuids.get(engine),
             status=_STATUS.get(status),
             label=self.label,
             stdout=output.text("stdout"),
@@ -254,12 +257,14 @@ class Request:
 class DirectRequest(Request):
     """A call on given engines: slot i is `targets[i]`. `kind`: apply, execute, push, pull or clear."""
 
-    __slots__ = ("_missing", "_replies", "_slots", "_values", "kind", "targets")
+    __slots__ = ("_missing", "_replies", "_slots", "_values", "code", "kind", "targets")
 
     def __init__(self, name: str, kind: str, targets: Sequence[int], label: str | None = None) -> None:
         super().__init__(name, len(targets), label)
         self.kind = kind
         self.targets = targets
+        #: What an execute that is not silent runs.
+        self.code: str | None = None
         self._missing = len(targets)
         self._slots = {engine: slot for slot, engine in enumerate(targets)} if self.count > 1 else None
         self._replies: list[tuple[int, float, float, float, list[Bytes]] | None] = [None] * self.count
@@ -339,6 +344,11 @@ class DirectRequest(Request):
             metadata["execute_result"] = value.get("execute_result")
             return True, ExecuteReply(value["execution_count"], metadata)
         return True, value
+
+    def _times_and_output(self, slot: int) -> Metadata:
+        metadata = super()._times_and_output(slot)
+        metadata["execute_input"] = self.code
+        return metadata
 
     def execute_result(self, slot: int) -> dict[str, Any] | None:
         if self.kind != "execute" or self.status(slot) != OK:

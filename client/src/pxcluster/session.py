@@ -138,6 +138,7 @@ class Session:
                 self._next_id += 1
                 request.id = header["id"] = self._next_id
                 request.session = self.name
+                request.uuids = self.registry.uuids
                 self.registry.register(request)
                 if places and channel is self._channel:
                     pieces = frames.encode(header, buffers, places)

@@ -148,8 +148,10 @@ class View:
 
     @property
     def results(self) -> Any:
-        """The results by msg_id; see Client.results."""
-        return self.client.results
+        """The results of this view's calls by msg_id; see Client.results."""
+        from .jobs import ResultsByName
+
+        return ResultsByName(self.client, metadata=False, of=self)
 
     @property
     def executor(self) -> ViewExecutor:
@@ -192,7 +194,8 @@ class View:
         return self.client.get_result(chosen, block=block, owner=owner)
 
     def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
-        """Does nothing: results are kept only as long as somebody holds them."""
+        """See Client.purge_results."""
+        self.client.purge_results(jobs, self._targets(targets))
 
     def spin(self) -> None:
         """Does nothing: results arrive by themselves."""

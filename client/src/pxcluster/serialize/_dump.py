@@ -9,6 +9,7 @@ from pickle import dumps as _c_dumps
 
 from . import _pickler, _task
 from ._errors import explain
+from ._registered import NUMBERS, PLAIN, can_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,25 +20,20 @@ if TYPE_CHECKING:
 
     Dumper = Callable[[object, "_pickler.OutOfBand | None"], bytes]
 
-# Values of exactly these types pickle the same way under every rule, so the C function takes them without asking.
-# numpy's numbers join them when the first one is met.
-_PLAIN: set[type] = {int, float, str, bytes, bool, complex, type(None)}
-_all_plain = _PLAIN.issuperset
-#: Those of them that :func:`pickle.dumps` may be given without looking at the values.
-NUMBERS: set[type] = _PLAIN - {str, bytes}
+_all_plain = PLAIN.issuperset
 _all_numbers = NUMBERS.issuperset
 _all_nested = {tuple, list}.issuperset
 
 _dumper: Dumper = _pickler.dump
 
 
-def dumps(obj: object) -> list[bytes | memoryview]:
-    """Pickle `obj` as ``[pickle, *buffers]``; large contiguous buffers (arrays) stay where they are, uncopied.
+def dumps(obj: object, least: int = _pickler.SMALL_BUFFER) -> list[bytes | memoryview]:
+    """Pickle `obj` as ``[pickle, *buffers]``; buffers (arrays) of `least` bytes and more stay where they are, uncopied.
 
     The buffers are views of the objects' own memory: send them before the objects change.
     Raises SerializationError, which names the object that cannot travel.
     """
-    out_of_band = _pickler.OutOfBand()
+    out_of_band = _pickler.OutOfBand(least)
     try:
         data = _dumper(obj, out_of_band)
     except Exception as error:
@@ -69,7 +65,7 @@ def task_pieces(obj: Any) -> list[bytes | memoryview]:
     """The bytes of :func:`dumps_task` as pieces; large arrays are views of the objects' own memory."""
     kind = type(obj)
     if (
-        kind in _PLAIN
+        kind in PLAIN
         or ((kind is tuple or kind is list) and _all_plain(map(type, obj)))
         or (kind is dict and _all_plain(map(type, obj)) and _all_plain(map(type, obj.values())))
         or _is_number_of_numpy(kind)
@@ -97,9 +93,9 @@ def _is_number_of_numpy(kind: type) -> bool:
     if kind.__module__ != "numpy":
         return False
     numpy: Any = sys.modules["numpy"]
-    if not issubclass(kind, numpy.number | numpy.bool_):
+    if not issubclass(kind, numpy.number | numpy.bool_) or kind in can_map:
         return False
-    _PLAIN.add(kind)
+    PLAIN.add(kind)
     NUMBERS.add(kind)
     return True
 

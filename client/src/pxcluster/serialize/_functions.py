@@ -6,6 +6,7 @@ import marshal
 import sys
 from types import CellType, FunctionType, ModuleType
 
+from ._namespace import home
 from ._source import sources_of
 
 TYPE_CHECKING = False
@@ -30,8 +31,8 @@ def interactive(function: F) -> F:
     """
     if not isinstance(function, FunctionType):
         return function
-    home = sys.modules["__main__"].__dict__
-    copy = FunctionType(function.__code__, home, function.__name__, function.__defaults__, function.__closure__)
+    space = sys.modules["__main__"].__dict__
+    copy = FunctionType(function.__code__, space, function.__name__, function.__defaults__, function.__closure__)
     copy.__kwdefaults__ = function.__kwdefaults__
     copy.__annotations__ = _annotations(function)
     copy.__dict__.update(function.__dict__)
@@ -70,6 +71,17 @@ def home_module(function: FunctionType) -> str | None:
     return None
 
 
+def is_homeless(function: FunctionType) -> bool:
+    """Whether the function's globals are neither those of a module nor of ``__main__``, but a dict of somebody's.
+
+    ``collections.namedtuple`` and the like make methods in such dicts; what these use of them has to travel along.
+    """
+    space = function.__globals__
+    if space.get("__name__") in _MAIN_NAMES or space is sys.modules["__main__"].__dict__:
+        return False
+    return home_module(function) is None
+
+
 def reduce_function(function: FunctionType, sources: dict[str, Source | None]) -> tuple[Any, ...]:
     """The pickle reduction of a function that travels as code.
 
@@ -105,14 +117,14 @@ def make_function(
 ) -> FunctionType:
     """Put a function together around marshalled `code`; its cells are still empty.
 
-    `module`: the module whose globals it uses, imported here; None: ``__main__``.
+    `module`: the module whose globals it uses, imported here; None: ``__main__``, or what the loader has given.
     """
     if module is None:
-        home = sys.modules["__main__"]
+        space = home()
     else:
         __import__(module)
-        home = sys.modules[module]
-    return FunctionType(marshal.loads(code), home.__dict__, name, None, closure)
+        space = sys.modules[module].__dict__
+    return FunctionType(marshal.loads(code), space, name, None, closure)
 
 
 def fill_function(function: FunctionType, state: tuple[Any, ...]) -> None:

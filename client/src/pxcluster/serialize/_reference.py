@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from ._namespace import given
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 _resolve: Callable[[str], object] | None = None
 
@@ -31,8 +34,12 @@ class Reference:
         """The expression, under the name that ipyparallel gives it."""
         return self.expression
 
+    def get_object(self, g: dict[str, Any] | None = None) -> Any:
+        """The value that the expression has in the namespace `g`, by default in an empty one."""
+        return eval(self.expression, {} if g is None else g)
+
     def __repr__(self) -> str:
-        return f"Reference({self.expression!r})"
+        return f"<Reference: {self.expression!r}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reference) and other.expression == self.expression
@@ -45,7 +52,12 @@ class Reference:
 
 
 def load_reference(expression: str) -> object:
-    """What a pickled Reference becomes: the value where a resolver is set (in engines), a Reference elsewhere."""
+    """What a pickled Reference becomes: the value where the loader gave a namespace or a resolver is set (in engines),
+    a Reference elsewhere.
+    """
+    namespace = given()
+    if namespace is not None:
+        return eval(expression, namespace)
     return Reference(expression) if _resolve is None else _resolve(expression)
 
 
