@@ -224,7 +224,7 @@ def test_numbers_do_not_need_cloudpickle(sender: Any, monkeypatch: pytest.Monkey
 
 def test_reference() -> None:
     assert loads(dumps([Reference("a.b")])) == [Reference("a.b")]
-    assert repr(Reference("x")) == "Reference('x')"
+    assert repr(Reference("x")) == "<Reference: 'x'>"
     with pytest.raises(TypeError, match="expression"):
         Reference(3)  # type: ignore[arg-type]
     serialize.resolve_references({"x": 5}.__getitem__)

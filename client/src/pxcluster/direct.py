@@ -104,6 +104,7 @@ class DirectView(View):
         engines, single = self._resolve(targets)
         request, result = self._send("execute", "execute", body, engines, single=single)
         assert result is not None
+        request.code = code
         if label is not None:
             request.label = label
         if self.block if block is None else block:

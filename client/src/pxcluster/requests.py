@@ -237,11 +237,13 @@ class Request:
 class DirectRequest(Request):
     """A call on given engines: slot i is `targets[i]`. `kind`: apply, execute, push, pull or clear."""
 
-    __slots__ = ("_missing", "_replies", "_slots", "_values", "kind", "targets")
+    __slots__ = ("_missing", "_replies", "_slots", "_values", "code", "kind", "targets")
 
     def __init__(self, name: str, kind: str, targets: Sequence[int], label: str | None = None) -> None:
         super().__init__(name, len(targets), label)
         self.kind = kind
+        #: What an execute runs.
+        self.code: str | None = None
         self.targets = targets
         self._missing = len(targets)
         self._slots = {engine: slot for slot, engine in enumerate(targets)} if self.count > 1 else None
@@ -322,6 +324,11 @@ class DirectRequest(Request):
             metadata["execute_result"] = value.get("execute_result")
             return True, ExecuteReply(value["execution_count"], metadata)
         return True, value
+
+    def _times_and_output(self, slot: int) -> Metadata:
+        metadata = super()._times_and_output(slot)
+        metadata["execute_input"] = self.code
+        return metadata
 
     def execute_result(self, slot: int) -> dict[str, Any] | None:
         if self.kind != "execute" or self.status(slot) != OK:
