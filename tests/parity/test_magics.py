@@ -407,5 +407,5 @@ def test_output_of_results(ip: Notebook, rc: Any) -> None:
 def test_streaming_any_call(ip: Notebook, tmp_path: Path) -> None:
     with Gate(tmp_path / "gate") as gate:
         ip.names.update(gate=gate, result=ip.names["rc"][:].apply_async(shout_behind_a_gate, "streamed", gate.folder))
-        shown = ip.run("with result.stream_output():\n    gate.open()\n    _ = result.get(timeout=60)")
+        shown = ip.run("with result.stream_output():\n    gate.open()\n    _ = result.wait_for_output(timeout=60)")
     assert shown.by_source == on_all("streamed\n")
