@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from harness.cluster import Cluster, Site
+from parity.options import pytest_addoption as pytest_addoption
+from parity.options import pytest_report_header as pytest_report_header
 from pxcluster import Client
 
 # A script that runs the tests in the background makes them, and what they start, ignore Ctrl-C.

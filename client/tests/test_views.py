@@ -112,7 +112,7 @@ def test_execute(dv, rc, tmp_path):
     assert [repr(reply) for reply in result.get()] == ["<ExecuteReply[1]: 3>"] * 4
     single = rc[0].execute("print('a'); print('b', file='stderr'); 'r' * 99", silent=False, block=True)
     assert (single.stdout, single.stderr) == ("a\n", "b\n")
-    assert single.get().plaintext() == "Out[0:2]: '" + "r" * 99 + "'"
+    assert single.get()._plaintext() == "Out[0:2]: '" + "r" * 99 + "'"
     assert repr(single.get()) == "<ExecuteReply[2]: '" + "r" * 28 + "...>"
     assert single.get().engine_id == 0
     assert single.execute_result["data"]["text/plain"] == repr("r" * 99)

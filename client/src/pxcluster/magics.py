@@ -13,6 +13,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, no_var_expand
 
 from .error import AlreadyDisplayedError, CompositeError
+from .interrupt import guard
 from .outputs import shell
 from .progress import noninteractive
 
@@ -233,14 +234,17 @@ class ParallelMagics(Magics):
         targets = self.view.targets
         if self.verbose:
             print(f"{'Parallel' if block else 'Async parallel'} execution on engine(s): {_brief(targets)}")
-        result = self.view.execute(cell, silent=False, block=False)
-        result._fname = "%px"
-        self.last_result = result
-        if save_name:
-            self._shell.user_ns[save_name] = result
-        if not block:
-            return result
+        result: AsyncResult | None = None
         try:
+            # An interrupt that comes while the cell leaves is one of the engines that have it.
+            was_open = guard.hold() if guard.applies() else None
+            try:
+                result = self._submit(cell, save_name)
+            finally:
+                if was_open is not None:
+                    guard.release(was_open)
+            if not block:
+                return result
             with result.stream_output() if stream else nullcontext():
                 self._wait(result, progress_after)
             try:
@@ -250,11 +254,21 @@ class ParallelMagics(Magics):
                     raise AlreadyDisplayedError(problem) from None
                 raise
         except KeyboardInterrupt:
+            if not block:
+                raise
             self._interrupt(targets, self.signal_on_interrupt if signal_on_interrupt is None else signal_on_interrupt)
         finally:
-            if not stream and result.done():
+            if block and not stream and result is not None and result.done():
                 result.display_outputs(groupby)
         return None
+
+    def _submit(self, cell: str, save_name: str | None) -> AsyncResult:
+        result = self.view.execute(cell, silent=False, block=False)
+        result._fname = "%px"
+        self.last_result = result
+        if save_name:
+            self._shell.user_ns[save_name] = result
+        return result
 
     def _wait(self, result: AsyncResult, progress_after: float) -> None:
         if progress_after < 0:

@@ -53,7 +53,7 @@ def publish(
 def show_reply(reply: Any) -> None:
     """Show ``Out[engine:count]: …`` of an ExecuteReply that has a result."""
     if shell() is None:
-        print(reply.plaintext())
+        print(reply._plaintext())
     else:
         publish(*reply._repr_mimebundle_())
 

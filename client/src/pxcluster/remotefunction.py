@@ -202,7 +202,7 @@ class depend:
     UnmetDependency.
     """
 
-    def __init__(self, check: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, check: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         self.check = check
         self.args = args
         self.kwargs = kwargs
@@ -214,7 +214,7 @@ class depend:
 class dependent:
     """A function and the check that runs before it, made by depend and require."""
 
-    def __init__(self, f: Callable[..., Any], check: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, f: Callable[..., Any], check: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         self.func = f
         self.check = check
         self.args = args

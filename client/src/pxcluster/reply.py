@@ -81,7 +81,7 @@ class ExecuteReply:
         """Where the result comes from; always empty."""
         return ""
 
-    def plaintext(self) -> str:
+    def _plaintext(self) -> str:
         """``Out[engine:count]: text``, coloured as IPython is, or nothing when there was no result."""
         text = str(self.data.get("text/plain", ""))
         if not text:
@@ -100,11 +100,11 @@ class ExecuteReply:
     def _repr_mimebundle_(self, *_args: Any, **_kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         data = self.data
         if "text/plain" in data:
-            data = {**data, "text/plain": self.plaintext()}
+            data = {**data, "text/plain": self._plaintext()}
         return data, {"engine": self.metadata["engine_id"]}
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
-        printer.text(self.plaintext())
+        printer.text(self._plaintext())
 
     def __repr__(self) -> str:
         text = str(self.data.get("text/plain", ""))

@@ -262,9 +262,9 @@ class DirectRequest(Request):
     def __init__(self, name: str, kind: str, targets: Sequence[int], label: str | None = None) -> None:
         super().__init__(name, len(targets), label)
         self.kind = kind
-        self.targets = targets
-        #: What an execute that is not silent runs.
+        #: What an execute runs.
         self.code: str | None = None
+        self.targets = targets
         self._missing = len(targets)
         self._slots = {engine: slot for slot, engine in enumerate(targets)} if self.count > 1 else None
         self._replies: list[tuple[int, float, float, float, list[Bytes]] | None] = [None] * self.count

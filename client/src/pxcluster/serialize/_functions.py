@@ -24,20 +24,20 @@ class EmptyCell:
     """Stands for a closure's variable that has no value yet; travels by name, as the class."""
 
 
-def interactive(function: F) -> F:
+def interactive(f: F) -> F:
     """Decorator: the function travels as code and finds its globals in ``__main__``, wherever it was defined.
 
     Anything else than a Python function is returned as it is.
     """
-    if not isinstance(function, FunctionType):
-        return function
-    space = sys.modules["__main__"].__dict__
-    copy = FunctionType(function.__code__, space, function.__name__, function.__defaults__, function.__closure__)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    copy.__annotations__ = _annotations(function)
-    copy.__dict__.update(function.__dict__)
-    copy.__qualname__ = function.__qualname__
-    copy.__doc__ = function.__doc__
+    if not isinstance(f, FunctionType):
+        return f
+    home = sys.modules["__main__"].__dict__
+    copy = FunctionType(f.__code__, home, f.__name__, f.__defaults__, f.__closure__)
+    copy.__kwdefaults__ = f.__kwdefaults__
+    copy.__annotations__ = _annotations(f)
+    copy.__dict__.update(f.__dict__)
+    copy.__qualname__ = f.__qualname__
+    copy.__doc__ = f.__doc__
     copy.__module__ = "__main__"
     return copy  # type: ignore[return-value]
 

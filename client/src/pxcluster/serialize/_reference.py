@@ -13,42 +13,37 @@ _resolve: Callable[[str], object] | None = None
 
 
 class Reference:
-    """Stands for the value that `expression` has in the engine's namespace when the request arrives there.
+    """Stands for the value that the expression `name` has in the engine's namespace when the request arrives there.
 
     May be the function of an apply or a map, an argument, a member of a container, or a value of a push:
     ``view.apply(Reference("f"), [Reference("x"), 1])``.
 
-    `expression` is any Python expression, such as ``"x"`` or ``"table[3].name"``. A name that the engine does not know
-    is a NameError there.
+    `name` is any Python expression, such as ``"x"`` or ``"table[3].name"``. A name that the engine does not know is a
+    NameError there.
     """
 
-    __slots__ = ("expression",)
+    __slots__ = ("name",)
 
-    def __init__(self, expression: str) -> None:
-        if not isinstance(expression, str):
-            raise TypeError(f"Reference() takes an expression as a str, not {type(expression).__name__}")
-        self.expression = expression
-
-    @property
-    def name(self) -> str:
-        """The expression, under the name that ipyparallel gives it."""
-        return self.expression
+    def __init__(self, name: str) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"Reference() takes an expression as a str, not {type(name).__name__}")
+        self.name = name
 
     def get_object(self, g: dict[str, Any] | None = None) -> Any:
         """The value that the expression has in the namespace `g`, by default in an empty one."""
-        return eval(self.expression, {} if g is None else g)
+        return eval(self.name, {} if g is None else g)
 
     def __repr__(self) -> str:
-        return f"<Reference: {self.expression!r}>"
+        return f"<Reference: {self.name!r}>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reference) and other.expression == self.expression
+        return isinstance(other, Reference) and other.name == self.name
 
     def __hash__(self) -> int:
-        return hash((Reference, self.expression))
+        return hash((Reference, self.name))
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        return load_reference, (self.expression,)
+        return load_reference, (self.name,)
 
 
 def load_reference(expression: str) -> object:
