@@ -36,17 +36,18 @@ def test_shell_is_made_at_the_first_execute(engine: Engine) -> None:
 
 
 def test_an_interrupt_waits_for_the_shell_to_be_made(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    make, made = ipython_shell.make_shell, []
+    make, steps = ipython_shell.make_shell, []
 
     def interrupted() -> Any:
+        steps.append("begun")
         signal.raise_signal(signal.SIGINT)
-        made.append(make())
-        return made[0]
+        steps.append("interrupted")
+        return make()
 
     monkeypatch.setattr(ipython_shell, "make_shell", interrupted)
     with pytest.raises(Failed, match="KeyboardInterrupt"):
         engine.execute("1")
-    assert shell._shell is made[0]
+    assert steps == ["begun", "interrupted"]
     assert engine.execute("1 + 1") == "2"
 
 
