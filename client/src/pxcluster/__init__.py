@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from .asyncresult import AsyncResult
     from .client import Client
+    from .cluster import Cluster
+    from .clustermanager import ClusterManager
     from .dependency import Dependency
     from .direct import BroadcastView, DirectView
     from .error import (
@@ -56,6 +58,8 @@ ALL_COMPLETED = "ALL_COMPLETED"
 
 _HOMES = {
     "client": ("Client",),
+    "cluster": ("Cluster",),
+    "clustermanager": ("ClusterManager",),
     "dependency": ("Dependency",),
     "direct": ("BroadcastView", "DirectView"),
     "loadbalanced": ("LoadBalancedView",),
@@ -96,6 +100,8 @@ __all__ = [
     "AsyncResult",
     "BroadcastView",
     "Client",
+    "Cluster",
+    "ClusterManager",
     "CompositeError",
     "ConnectionLost",
     "Dependency",
