@@ -17,6 +17,7 @@ PAGES = Path(__file__).parents[1] / "docs" / "api"
 NAMES = sorted(path.name for path in PAGES.glob("*.md") if path.name != "README.md")
 CLASSES = {
     "client.md": [pxcluster.Client],
+    "cluster.md": [pxcluster.Cluster, pxcluster.ClusterManager],
     "direct-view.md": [pxcluster.DirectView, pxcluster.BroadcastView],
     "load-balanced-view.md": [pxcluster.LoadBalancedView],
     "async-result.md": [pxcluster.AsyncResult, pxcluster.AsyncMapResult],

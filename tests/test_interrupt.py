@@ -12,6 +12,7 @@ from queue import Empty
 import pxcluster as ipp
 import pytest
 from harness.cluster import Cluster
+from harness.notebooks import run_cell
 from harness.waiting import wait_for
 from harness.work import SLEEP, SPIN, keep_busy
 from jupyter_client.blocking.client import BlockingKernelClient
@@ -85,18 +86,6 @@ def kernel(cluster: Cluster) -> Iterator[tuple[KernelManager, BlockingKernelClie
     yield manager, client
     client.stop_channels()
     manager.shutdown_kernel(now=True)
-
-
-def run_cell(client: BlockingKernelClient, code: str) -> tuple[str, str]:
-    """The status of a cell and all text that it has shown."""
-    shown: list[str] = []
-
-    def keep(message: dict[str, dict[str, object]]) -> None:
-        content = message["content"]
-        shown.append(str(content.get("text") or content.get("data") or content.get("evalue") or ""))
-
-    reply = client.execute_interactive(code, timeout=60, output_hook=keep, allow_stdin=False)
-    return reply["content"]["status"], "".join(shown)
 
 
 def test_ctrl_c_in_a_notebook_interrupts_the_engines(

@@ -6,13 +6,14 @@ import operator
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pxcluster as ipp
 import pytest
 from harness import slurm
-from harness.cluster import Cluster
+from harness.cluster import Cluster, Site
 from harness.waiting import wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
@@ -61,3 +62,17 @@ def test_engines_die_and_the_step_goes_on_and_ends_with_status_0(cluster: Cluste
     cluster.stop()
     assert cluster.wait_ended() == 0, cluster.log()
     assert "CANCELLED" not in cluster.log()
+
+
+IN_AN_ALLOCATION = """
+import pxcluster as ipp
+with ipp.Cluster(engines="slurm") as rc:
+    print(rc.ids, rc[:].apply_sync(abs, -1))
+"""
+
+
+def test_python_starts_a_cluster_in_an_allocation(environment: dict[str, str], new_site: Callable[..., Site]) -> None:
+    site = new_site(**environment)
+    done = site.run("salloc", "-n", "3", sys.executable, "-c", IN_AN_ALLOCATION, timeout=120)
+    assert done.stdout == "[0, 1] [1, 1]\n", done.stderr
+    site.wait_until_nothing_remains()

@@ -20,6 +20,8 @@ NAMES = {
     "ipyparallel.client.magics": "ParallelMagics",
     "ipyparallel.client.remotefunction": "ParallelFunction RemoteFunction parallel remote",
     "ipyparallel.client.view": "BroadcastView DirectView LazyMapIterator LoadBalancedView View ViewExecutor",
+    "ipyparallel.cluster": "Cluster ClusterManager",
+    "ipyparallel.cluster.cluster": "Cluster ClusterManager",
     "ipyparallel.controller": "Dependency",
     "ipyparallel.controller.dependency": "Dependency depend dependent require",
     "ipyparallel.datapub": "publish_data",

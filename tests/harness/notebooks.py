@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.blocking.client import BlockingKernelClient
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -60,3 +61,15 @@ def _output(output: dict[str, Any]) -> list[Output]:
             text = output["data"].get("text/plain", "")
             bar = "application/vnd.jupyter.widget-view+json" in output["data"] or _PROGRESS.fullmatch(text)
             return [] if bar else [Output("display", text)]
+
+
+def run_cell(client: BlockingKernelClient, code: str) -> tuple[str, str]:
+    """The status of a cell and all text that it has shown."""
+    shown: list[str] = []
+
+    def keep(message: dict[str, dict[str, object]]) -> None:
+        content = message["content"]
+        shown.append(str(content.get("text") or content.get("data") or content.get("evalue") or ""))
+
+    reply = client.execute_interactive(code, timeout=60, output_hook=keep, allow_stdin=False)
+    return reply["content"]["status"], "".join(shown)

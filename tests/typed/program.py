@@ -88,3 +88,16 @@ if __name__ == "__main__":
         decorated(client.load_balanced_view())
         print(errors(client[:]))
         asyncio.run(waits(client[:]))
+
+
+async def clusters() -> None:
+    with ipp.Cluster(n=4, engines="mpi") as rc:
+        assert_type(rc, ipp.Client)
+    async with ipp.Cluster() as other:
+        assert_type(other, ipp.Client)
+    cluster = ipp.Cluster(controller_args=["--port", "8786"])
+    assert_type(await cluster.start_cluster(), ipp.Cluster)
+    assert_type(cluster.start_engines_sync(4), str)
+    assert_type(cluster.connect_client_sync(timeout=5), ipp.Client)
+    cluster.stop_cluster_sync()
+    assert_type(ipp.ClusterManager().load_clusters(), dict[str, ipp.Cluster])

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from .asyncresult import AsyncHubResult, AsyncResult
     from .client import Client
+    from .cluster import Cluster
+    from .clustermanager import ClusterManager
     from .dependency import Dependency
     from .direct import BroadcastView, DirectView
     from .error import (
@@ -69,6 +71,8 @@ ALL_COMPLETED = "ALL_COMPLETED"
 
 _HOMES = {
     "client": ("Client",),
+    "cluster": ("Cluster",),
+    "clustermanager": ("ClusterManager",),
     "dependency": ("Dependency",),
     "direct": ("BroadcastView", "DirectView"),
     "loadbalanced": ("LoadBalancedView",),
@@ -130,6 +134,8 @@ __all__ = [
     "AsyncResult",
     "BroadcastView",
     "Client",
+    "Cluster",
+    "ClusterManager",
     "CompositeError",
     "ConnectionLost",
     "Dependency",

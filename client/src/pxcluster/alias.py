@@ -24,6 +24,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "ipyparallel.client.magics": ("magics",),
     "ipyparallel.client.remotefunction": ("remotefunction",),
     "ipyparallel.client.view": ("view", "direct", "loadbalanced", "imap", "executor"),
+    "ipyparallel.cluster": ("cluster", "clustermanager"),
+    "ipyparallel.cluster.cluster": ("cluster", "clustermanager"),
     "ipyparallel.controller": (),
     "ipyparallel.controller.dependency": ("dependency", "remotefunction"),
     "ipyparallel.datapub": ("datapub",),

@@ -96,6 +96,15 @@ class Client(ClientCalls):
 
             activate_first(self)
 
+    def _rejoin(self, path: str) -> None:
+        """Go on with another run of the cluster, which has been asked nothing yet."""
+        self._session.close()
+        self._info = info = connection.read(path)
+        shown = connection.shorten(path)
+        self._session = Session(lambda seconds: connection.connect(info, shown, seconds), info["key"], 10)
+        self._keeper = Keeper(self._session)
+        self.purge_everything()
+
     def __repr__(self) -> str:
         state = "closed" if self._session.lost is not None else f"{len(self)} engines"
         return f"<Client of cluster {self._session.cluster_id!r}: {state}>"

@@ -1,0 +1,107 @@
+"""From a Cluster's arguments to command lines of ``pxcluster``, and from what it prints to exceptions. Pure."""
+
+from __future__ import annotations
+
+import operator
+import random
+import re
+import signal
+import string
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+_KINDS = ("mpi", "local", "slurm")
+#: A kind, or the name of the class that launches it in ipyparallel.
+_LAUNCHER = re.compile(r"(?:[\w.]*\.)?(?P<kind>[a-z]+?)(?:(?:engineset|controller)(?:launcher)?)?", re.IGNORECASE)
+_SUFFIX = string.ascii_lowercase + string.digits
+
+
+def new_cluster_id(now: float) -> str:
+    """A name that no other cluster has: Unix seconds and four random characters."""
+    return f"{int(now)}-{''.join(random.choices(_SUFFIX, k=4))}"
+
+
+def parse_kind(argument: str, name: Any, launcher_class: Any = None) -> str:
+    """What `argument`, or its long form, says: ``"mpi"``, ``"local"`` or ``"slurm"``, or a launcher class of that name.
+
+    ValueError: anything else; TypeError: both are given.
+    """
+    if name is not None and launcher_class is not None:
+        long = f"{argument.removesuffix('s')}_launcher_class"
+        raise TypeError(f"Only specify one of {argument!r} or {long!r}, not both")
+    given = name or launcher_class or "mpi"
+    match = _LAUNCHER.fullmatch(given if isinstance(given, str) else getattr(given, "__name__", str(given)))
+    kind = match["kind"].lower() if match else ""
+    if kind not in _KINDS:
+        raise ValueError(
+            f"{argument}={given!r} is not there, as a cluster is one MPI program: take 'mpi' ('local' is the same; "
+            "controller_args=['--hostfile', FILE] for several hosts) or, inside an allocation, 'slurm'; in a job of "
+            "another batch system run `pxcluster start`, and Cluster.from_file() finds its cluster"
+        )
+    return kind
+
+
+def check_allocation(kind: str, environment: Mapping[str, str]) -> None:
+    """RuntimeError when `kind` wants an allocation of Slurm and `environment` is not inside one."""
+    if kind == "slurm" and not environment.get("SLURM_JOB_ID"):
+        raise RuntimeError(
+            "engines='slurm' needs an allocation, and this Python runs in none (SLURM_JOB_ID is not set): start it in "
+            "salloc or sbatch, or run `pxcluster start` in a job and take Cluster.from_file() here"
+        )
+
+
+def start_command(
+    program: str, cluster_id: str, n: int | None, timeout: float, python: str, args: Sequence[str]
+) -> list[str]:
+    """``pxcluster start``: `n` engines (None: as many as there is room for) that run `python` unless `args` say else.
+
+    `timeout`: seconds until every engine must be ready. `args`: more flags of ``pxcluster start``.
+    """
+    command = [program, "start", "--cluster-id", cluster_id]
+    if n is not None:
+        command += ["-n", str(n)]
+    given = [argument.partition("=")[0] for argument in args]
+    if "--timeout" not in given:
+        command += ["--timeout", f"{timeout:g}"]
+    if python and "--python" not in given:
+        command += ["--python", python]
+    return [*command, *args]
+
+
+def stop_command(program: str, cluster_id: str) -> list[str]:
+    """``pxcluster stop``."""
+    return [program, "stop", "--cluster-id", cluster_id]
+
+
+def check_n(n: Any) -> int | None:
+    """A number of engines, or None. ValueError, TypeError."""
+    if n is None:
+        return None
+    number = operator.index(n)
+    if number < 1:
+        raise ValueError(f"n={number}: a cluster has at least one engine, or n=None for as many as there is room for")
+    return number
+
+
+def signum_of(sig: int | str) -> int:
+    """The number of a signal that is given by number or name. ValueError."""
+    try:
+        return int(signal.Signals[sig]) if isinstance(sig, str) and not sig.isdigit() else int(sig)
+    except KeyError:
+        raise ValueError(f"no signal has the name {sig!r}") from None
+
+
+def failure_of(code: int, said: str) -> Exception:
+    """What to raise when ``pxcluster`` ended with `code`, and `said` so on standard error."""
+    text = said.strip().removeprefix("pxcluster: ").removeprefix("error: ")
+    if code == 2:  # its flags make no sense
+        first = " ".join(text.partition("\n\n")[0].split())
+        return ValueError(f"{first}: controller_args are flags of `pxcluster start` (see `pxcluster start --help`)")
+    if code < 0:
+        return RuntimeError(f"pxcluster was ended by signal {-code}" + (f": {text}" if text else ""))
+    if text.startswith("the cluster was not ready after"):
+        return TimeoutError(text.replace("--timeout gives", "engine_timeout= gives", 1))
+    return RuntimeError(text or f"pxcluster ended with exit code {code} and said nothing")

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from pxcluster import launching
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ("mpi", "mpi"),
+        ("MPI", "mpi"),
+        ("Local", "local"),
+        ("slurm", "slurm"),
+        ("ipyparallel.cluster.launcher.MPIEngineSetLauncher", "mpi"),
+        ("SlurmControllerLauncher", "slurm"),
+        ("LocalEngineSetLauncher", "local"),
+        (None, "mpi"),
+    ],
+)
+def test_kinds(given, kind):
+    assert launching.parse_kind("engines", given) == kind
+    assert launching.parse_kind("engines", None, given) == kind
+
+
+class PBSEngineSetLauncher:
+    pass
+
+
+@pytest.mark.parametrize("given", ["ssh", "pbs", "PBSEngineSetLauncher", PBSEngineSetLauncher, "mpi2", "a b", 7])
+def test_other_kinds_are_refused_with_what_to_do(given):
+    with pytest.raises(ValueError, match=f"engines={re.escape(repr(given))} is not there.*pxcluster start") as raised:
+        launching.parse_kind("engines", given)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_kind_is_given_once():
+    with pytest.raises(TypeError, match="one of 'engines' or 'engine_launcher_class'"):
+        launching.parse_kind("engines", "mpi", "mpi")
+    with pytest.raises(TypeError, match="one of 'controller' or 'controller_launcher_class'"):
+        launching.parse_kind("controller", "mpi", "mpi")
+
+
+def test_slurm_wants_an_allocation():
+    launching.check_allocation("slurm", {"SLURM_JOB_ID": "7"})
+    launching.check_allocation("mpi", {})
+    for environment in ({}, {"SLURM_JOB_ID": ""}, {"SLURM_CONF": "/etc/slurm.conf"}):
+        with pytest.raises(RuntimeError, match=r"SLURM_JOB_ID is not set.*salloc or sbatch"):
+            launching.check_allocation("slurm", environment)
+
+
+def test_command_lines():
+    command = launching.start_command("/bin/px", "a", 4, 60, "/bin/python", [])
+    assert " ".join(command) == "/bin/px start --cluster-id a -n 4 --timeout 60 --python /bin/python"
+    command = launching.start_command("px", "a", None, 0.5, "", ["--port", "80"])
+    assert " ".join(command) == "px start --cluster-id a --timeout 0.5 --port 80"
+    assert launching.stop_command("px", "a") == ["px", "stop", "--cluster-id", "a"]
+
+
+@pytest.mark.parametrize("args", [["--python", "p", "--timeout", "1"], ["--timeout=1", "--python=p"]])
+def test_flags_of_the_user_win(args):
+    command = launching.start_command("px", "a", 1, 60, "other", args)
+    assert command == ["px", "start", "--cluster-id", "a", "-n", "1", *args]
+
+
+def test_numbers_of_engines():
+    assert [launching.check_n(n) for n in (None, 1, True)] == [None, 1, 1]
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"n={wrong}: a cluster has at least one engine"):
+            launching.check_n(wrong)
+    for wrong in (1.5, "4"):
+        with pytest.raises(TypeError):
+            launching.check_n(wrong)
+
+
+def test_signals():
+    assert [launching.signum_of(sig) for sig in ("SIGINT", 2, "15")] == [2, 2, 15]
+    with pytest.raises(ValueError, match="no signal has the name 'INT'"):
+        launching.signum_of("INT")
+
+
+def test_names_are_new():
+    names = {launching.new_cluster_id(1_700_000_000.9) for _ in range(100)}
+    assert len(names) > 90
+    assert all(re.fullmatch(r"1700000000-[a-z0-9]{4}", name) for name in names)
+
+
+CLAP = """error: invalid value '99999' for '--port <N>': 99999 is not in 0..=65535
+
+For more information, try '--help'.
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "error", "message"),
+    [
+        (1, "pxcluster: there is no mpirun\n", RuntimeError, "there is no mpirun"),
+        (1, "pxcluster: it did not start; the end of its log x:\n  a\n  b\n", RuntimeError, "(?s)it did not.*  b"),
+        (1, "", RuntimeError, "exit code 1 and said nothing"),
+        (2, CLAP, ValueError, r"^invalid value '99999' for '--port <N>': 99999 is not in 0..=65535: controller_args"),
+        (-9, "", RuntimeError, "ended by signal 9$"),
+        (
+            1,
+            "pxcluster: the cluster was not ready after 60 seconds and is stopped (--timeout gives it longer); its log",
+            TimeoutError,
+            r"^the cluster was not ready after 60 seconds and is stopped \(engine_timeout= gives it longer\); its log",
+        ),
+    ],
+)
+def test_what_the_program_says_is_raised(code, said, error, message):
+    failure = launching.failure_of(code, said)
+    assert type(failure) is error
+    assert re.search(message, str(failure)), str(failure)
