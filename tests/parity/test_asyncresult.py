@@ -140,7 +140,7 @@ def test_by_engine(rc: Any) -> None:
 
 
 @pytest.mark.smoke
-def test_metadata(peer: Peer, rc: Any) -> None:
+def test_metadata(rc: Any) -> None:
     result = rc[:].apply_async(square, 2)
     result.get(timeout=60)
     for engine, entry in enumerate(result.metadata):
@@ -155,12 +155,9 @@ def test_metadata(peer: Peer, rc: Any) -> None:
     single = rc[2].apply_async(square, 2)
     single.get(timeout=60)
     assert single.engine_id == single["engine_id"] == 2
-    if peer.differs("`engine_uuid` in metadata"):
-        assert single.metadata.engine_uuid is None
-        assert rc[2].apply_async(fail).exception(timeout=60).engine_info["engine_uuid"]
-    else:
-        assert single.metadata.engine_uuid == result.engine_uuid[2]
-        assert isinstance(single.metadata.engine_uuid, str)
+    assert single.metadata.engine_uuid == result.engine_uuid[2]
+    assert isinstance(single.metadata.engine_uuid, str)
+    assert rc[2].apply_async(fail).exception(timeout=60).engine_info["engine_uuid"] == single.metadata.engine_uuid
     with pytest.raises(KeyError):
         result["nonsense"]
     with pytest.raises(AttributeError):

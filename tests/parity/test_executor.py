@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from .functions import add, fail, pid, square
+from .peers import Peer
 
 
 @pytest.mark.smoke
@@ -60,6 +61,11 @@ def test_concurrent_futures_functions(rc: Any) -> None:
     assert sorted(done) == [0, 1, 4, 9, 16, 25]
 
 
-def test_time_limits_of_maps(rc: Any) -> None:
-    with pytest.warns(UserWarning, match=r"timeout unsupported in ViewExecutor\.map"):
+def test_time_limits_of_maps(peer: Peer, rc: Any) -> None:
+    if peer.differs("`executor.map(timeout=…)`"):
         assert list(rc.executor().map(square, [2], timeout=60)) == [4]
+        with pytest.raises(TimeoutError):
+            list(rc.executor().map(square, [2], timeout=0))
+    else:
+        with pytest.warns(UserWarning, match=r"timeout unsupported in ViewExecutor\.map"):
+            assert list(rc.executor().map(square, [2], timeout=60)) == [4]

@@ -199,9 +199,9 @@ class Cluster(Lifecycle):
         cls,
         cluster_file: str | os.PathLike[str] | None = None,
         *,
-        cluster_id: str = "",
         profile: str | None = None,
         profile_dir: str | None = None,
+        cluster_id: str = "",
         **kwargs: Any,
     ) -> Self:
         """The running cluster of a name, whoever has started it, or of a file. It does not end with this Python.
