@@ -485,7 +485,9 @@ def test_a_notebook_interrupts_a_start(
     slow_site: Site, notebook: tuple[KernelManager, BlockingKernelClient], start: str
 ) -> None:
     manager, client = notebook
-    number = client.execute(f"import pxcluster as ipp\ncluster = ipp.Cluster(n=1)\n{start}")
+    # With stop_on_error the kernel would drop what comes right after the error.
+    cell = f"import pxcluster as ipp\ncluster = ipp.Cluster(n=1)\n{start}"
+    number = client.execute(cell, stop_on_error=False)
     wait_until_engines_begin(slow_site)
     manager.interrupt_kernel()
     while (reply := client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != number:
