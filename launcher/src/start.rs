@@ -86,7 +86,8 @@ pub fn run(flags: &StartFlags) -> Result<String, StartError> {
     directory.remove_connection()?;
     let mut command = Command::new(&line[0]);
     command.args(&line[1..]).env("PXCLUSTER_DIR", directory.base());
-    let connection = wait_ready(&mut spawn(command, &log)?, &directory, flags.timeout)?;
+    let interrupted = watch_signals();
+    let connection = wait_ready(&mut spawn(command, &log)?, &directory, flags.timeout, &interrupted)?;
     Ok(format!(
         "pxcluster: cluster '{}' is ready: {} engine{}, connection file {}",
         connection.cluster_id,
@@ -193,18 +194,24 @@ fn spawn(mut command: Command, log: &Path) -> Result<Child, StartError> {
     command.spawn().map_err(|error| io_error("run", &program, error))
 }
 
-/// Waits for the connection file. The cluster never outlives a start that failed.
-fn wait_ready(
-    mpirun: &mut Child,
-    directory: &ClusterDirectory,
-    timeout: Duration,
-) -> Result<ConnectionFile, StartError> {
-    let log = directory.log_file();
+/// Whether this program has been told to end; before there is anything that it would leave behind.
+fn watch_signals() -> Arc<AtomicBool> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // Without the handler a signal ends this program alone; nothing worse.
         let _ = signal_hook::flag::register(signal as i32, Arc::clone(&interrupted));
     }
+    interrupted
+}
+
+/// Waits for the connection file. The cluster never outlives a start that failed.
+fn wait_ready(
+    mpirun: &mut Child,
+    directory: &ClusterDirectory,
+    timeout: Duration,
+    interrupted: &AtomicBool,
+) -> Result<ConnectionFile, StartError> {
+    let log = directory.log_file();
     let mut outcome = None;
     wait_until(timeout, || {
         outcome = match directory.read_connection() {
