@@ -55,8 +55,10 @@ def test_what_cannot_be_made_again_is_named(rc, dv, lbv, monkeypatch):
     with pytest.raises(KeyError, match="because its items hold large arrays"):
         rc.resubmit(arrays)
     handle = rc.put([1, 2])
+    shared = rc[0].apply_async(type, handle)
+    assert shared.get() is list
     with pytest.raises(KeyError, match="objects that were sent once"):
-        rc.resubmit(rc[0].apply_async(type, handle))
+        rc.resubmit(shared)
     with pytest.raises(KeyError, match="is not a msg_id: they look like s1_1"):
         rc.resubmit("invalid")
     with pytest.raises(KeyError, match="'s2_1' is a call of another client"):
