@@ -45,7 +45,10 @@ def find(package: ModuleType, name: str) -> Any:
 
 def members(cls: type) -> set[str]:
     """The public methods, properties and traits of a class that are not traitlets' own."""
-    return {name for name in dir(cls) if not name.startswith("_") and name not in _MACHINERY}
+    found = {name for name in dir(cls) if not name.startswith("_") and name not in _MACHINERY}
+    if hasattr(cls, "_synchronize"):  # ipyparallel's objects make the twins of coroutines when they are asked for
+        found |= {f"{name}_sync" for name in found if inspect.iscoroutinefunction(getattr(cls, name))}
+    return found
 
 
 def attributes(cls: type) -> set[str]:
@@ -74,7 +77,9 @@ def parameters(thing: Any) -> Parameters | None:
         return None
     if found and found[0].name in ("self", "cls"):
         del found[0]
-    return [_parameter(each) for each in found]
+    by_name = [each for each in found if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    by_position = [each for each in found if each.kind is not inspect.Parameter.KEYWORD_ONLY]
+    return [_parameter(each) for each in by_position + sorted(by_name, key=lambda each: each.name)]
 
 
 def _parameter(parameter: inspect.Parameter) -> tuple[str, str, str]:

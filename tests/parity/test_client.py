@@ -141,21 +141,26 @@ def test_waiting_for_engines_that_do_not_come(rc: Any) -> None:
         rc.wait_for_engines(5, timeout=0.1, interactive=False)
 
 
-def test_calls_are_found_by_id_by_index_and_by_result(rc: Any, ipp: Any) -> None:
-    single = rc[1].apply_async(square, 5)
-    several = rc[:].apply_async(square, 6)
-    assert len(single.msg_ids) == 1
-    assert len(several.msg_ids) == 4
-    assert rc.history[-5:] == [*single.msg_ids, *several.msg_ids]
-    several.get(timeout=60)
-    assert rc.get_result(single.msg_ids[0]).get(timeout=60) == 25
-    assert rc.get_result(single.msg_ids).get(timeout=60) == [25]
-    assert rc.get_result(several.msg_ids).get(timeout=60) == [36] * 4
-    assert rc.get_result([single.msg_ids[0], several.msg_ids[2]]).get(timeout=60) == [25, 36]
-    assert rc.get_result(-5).get(timeout=60) == 25
-    assert rc.get_result().get(timeout=60) == 36
-    assert isinstance(rc.get_result(-1), ipp.AsyncResult)
-    assert rc.get_result(single).get(timeout=60) == 25
+def test_calls_are_found_by_id_by_index_and_by_result(rc: Any, ipp: Any, tmp_path: Path) -> None:
+    pids = rc[:].apply_sync(pid)
+    with Gate(tmp_path / "gate") as gate:
+        single = rc[1].apply_async(pass_gate, None, gate.folder)
+        several = rc[:].apply_async(pass_gate, None, gate.folder)
+        assert (len(single.msg_ids), len(several.msg_ids)) == (1, 4)
+        assert rc.history[-5:] == [*single.msg_ids, *several.msg_ids]
+        named = {
+            single.msg_ids[0]: pids[1],
+            (*single.msg_ids,): [pids[1]],
+            (*several.msg_ids,): pids,
+            (single.msg_ids[0], several.msg_ids[2]): pids[1:3],
+            single: pids[1],
+            -5: pids[1],
+            None: pids[3],
+        }
+        found = [rc.get_result(list(name) if isinstance(name, tuple) else name) for name in named]
+        assert all(isinstance(result, ipp.AsyncResult) for result in found)
+        gate.open()
+        assert [result.get(timeout=60) for result in found] == list(named.values())
     with pytest.raises(TypeError):
         rc.get_result(1.5)
 

@@ -19,16 +19,21 @@ from .notebook import Notebook, Shown, notebook
 from .peers import Peer
 
 IN_ORDER = "`%px` results and errors"
+PATIENT = "--progress-after 60"
 BOTH_STREAMS = "import sys\nprint('out'); print('err', file=sys.stderr)\n'result'"
 DISPLAYS = "from IPython.display import display\nprint('o'); display(1); display(2)\n42"
 
 
 @pytest.fixture
 def ip(rc: Any, ipp: Any, capsys: pytest.CaptureFixture[str]) -> Iterator[Notebook]:
-    """A shell in which `rc` has registered its magics."""
+    """A shell in which `rc` has registered its magics.
+
+    ipyparallel waits for output only as long as for the progress bar: a slow machine needs more than two seconds.
+    """
     with notebook(capsys) as ip:
         ip.names.update(rc=rc, ipp=ipp)
         rc.activate()
+        ip.run(f"%pxconfig {PATIENT}")
         yield ip
 
 
@@ -210,7 +215,7 @@ def test_configured_streaming(ip: Notebook) -> None:
     ip.run("%pxconfig --no-stream")
     assert ip.run("%px print(1)").out == "".join(f"[stdout:{engine}] \n1\n" for engine in range(4))
     assert ip.run("%%px --stream\nprint(1)").by_source == on_all("1\n")
-    ip.run("%pxconfig --stream --progress-after -1 --signal-on-interrupt SIGINT")
+    ip.run("%pxconfig --stream --signal-on-interrupt SIGINT")
     assert ip.run("%px print(1)").by_source == on_all("1\n")
 
 
@@ -253,6 +258,8 @@ def test_autopx_with_errors(ip: Notebook) -> None:
 def test_suffixes(peer: Peer, ip: Notebook, rc: Any) -> None:
     rc.activate(targets=1, suffix="_one")
     rc[::2].activate("_even")
+    for suffix in ("_one", "_even"):
+        ip.run(f"%pxconfig{suffix} {PATIENT}")
     assert ip.run("%px_one 5").by_source == {"Out[1]": "5\n"}
     assert ip.run("%%px_one\nprint('x')").by_source == {"stdout:1": "x\n"}
     assert ip.run("%pxresult_one").out == "x\n"
