@@ -10,6 +10,7 @@ import operator
 import os
 import re
 import types
+from pathlib import Path
 from typing import Any
 
 import pxcluster as ipp
@@ -221,3 +222,58 @@ def test_system_exit_in_a_task_is_an_error_like_others(rc: Client) -> None:
     with pytest.raises(ipp.RemoteError, match="SystemExit: 3"):
         rc[0].apply_sync(sys.exit, 3)
     assert rc[0].apply_sync(abs, -1) == 1
+
+
+# -- event loops ------------------------------------------------------------------------------------------------------
+
+
+def test_results_are_awaited_while_the_event_loop_goes_on(rc: Client, tmp_path: Path) -> None:
+    @interactive
+    def wait_for_file(path: str) -> int:
+        import os
+
+        while not os.path.exists(path):
+            pass
+        return 5
+
+    async def main() -> tuple[Any, ...]:
+        first = rc[0].apply_async(wait_for_file, str(tmp_path / "go"))
+        others = [rc[1:].apply_async(abs, -1), rc.load_balanced_view([1, 2]).map_async(abs, [-1, -2])]
+        values = [await other for other in others]
+        assert not first.done()
+        (tmp_path / "go").touch()
+        assert await asyncio.wrap_future(first) == 5
+        with pytest.raises(ipp.RemoteError, match="ZeroDivisionError"):
+            await rc[0].apply_async(operator.truediv, 1, 0)
+        return await first, *values, await asyncio.gather(*map(asyncio.wrap_future, others))
+
+    assert asyncio.run(main()) == (5, [1] * 3, [1, 2], [[1] * 3, [1, 2]])
+
+
+def test_a_coroutine_that_is_cancelled_takes_its_call_back(rc: Client, tmp_path: Path) -> None:
+    @interactive
+    def wait_for_file(path: str) -> None:
+        import os
+
+        while not os.path.exists(path):
+            pass
+
+    async def main() -> ipp.AsyncResult:
+        busy = rc[0].apply_async(wait_for_file, str(tmp_path / "go"))
+        queued = rc[0].apply_async(abs, -1)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(queued, 0.01)
+        (tmp_path / "go").touch()
+        await busy
+        return queued
+
+    queued = asyncio.run(main())
+    with pytest.raises(ipp.TaskAborted):
+        queued.get(timeout=60)
+
+
+def test_views_of_any_engine_are_views_of_all(rc: Client) -> None:
+    for targets in (None, "all", "any"):
+        assert repr(rc.load_balanced_view(targets)) == "<LoadBalancedView None>"
+    with pytest.raises(TypeError, match="must be 'all'"):
+        rc.direct_view("any")

@@ -17,7 +17,7 @@ from .resultdata import ResultData
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from typing import Self
 
     from .client import Client
@@ -295,6 +295,12 @@ class AsyncResult(ResultData):
     def result_dict(self) -> dict[int, Any]:
         """As :meth:`get_dict`."""
         return self.get_dict()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """``await ar``: what :meth:`get` gives, without blocking the event loop. Cancelled, it is as :meth:`cancel`."""
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
 
     def __iter__(self) -> Iterator[Any]:
         if self._single:

@@ -209,10 +209,14 @@ class Client(ClientCalls):
         return engines[0] if single else engines
 
     def load_balanced_view(self, targets: Any = None, **kwargs: Any) -> LoadBalancedView:
-        """A view whose tasks run on any free engine of `targets` (None: of all). `kwargs` are flags."""
+        """A view whose tasks run on any free engine of `targets`. `kwargs` are flags.
+
+        None, ``"all"``, ``"any"``: of all that are alive at each call.
+        """
         from .loadbalanced import LoadBalancedView
 
-        return LoadBalancedView(self, None if targets is None or targets == "all" else self._resolve(targets), **kwargs)
+        everywhere = targets is None or targets in ("all", "any")
+        return LoadBalancedView(self, None if everywhere else self._resolve(targets), **kwargs)
 
     def executor(self, targets: Any = None) -> ViewExecutor:
         """A concurrent.futures.Executor over a load-balanced view."""
