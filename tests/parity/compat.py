@@ -16,8 +16,7 @@ ON_PURPOSE = "Different on purpose"
 
 
 @cache
-def sections() -> dict[str, list[str]]:
-    """The first cells of each section's table, its header left out."""
+def _tables() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     title = ""
     for line in PAGE.read_text(encoding="utf-8").splitlines():
@@ -25,8 +24,18 @@ def sections() -> dict[str, list[str]]:
             title = line[3:].strip()
             found[title] = []
         elif line.startswith("|") and title:
-            found[title].append(line.strip("|").split("|")[0].strip())
-    return {title: cells[2:] for title, cells in found.items()}
+            found[title].append(line)
+    return {title: lines[2:] for title, lines in found.items()}
+
+
+def rows(section: str) -> list[str]:
+    """The lines of a section's table, its header left out."""
+    return _tables()[section]
+
+
+def sections() -> dict[str, list[str]]:
+    """The first cells of each section's table."""
+    return {title: [line.strip("|").split("|")[0].strip() for line in lines] for title, lines in _tables().items()}
 
 
 def row(first_column: str) -> str:

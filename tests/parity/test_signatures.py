@@ -70,3 +70,9 @@ def test_every_difference_is_named(section: str) -> None:
 def test_every_named_difference_is_one(section: str) -> None:
     untrue = sorted(compat.names(section) - differences()[section].keys())
     assert not untrue, f"{compat.PAGE.name}, {section!r}, names what is no difference (any more): {untrue}"
+
+
+def test_every_purposeful_difference_has_a_reason() -> None:
+    rows = [line.strip("|").split("|") for line in compat.rows(compat.ON_PURPOSE)]
+    assert len(rows) > 40
+    assert [row[0].strip() for row in rows if len(row) != 4 or not row[3].strip()] == []
