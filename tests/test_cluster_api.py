@@ -51,7 +51,7 @@ def test_a_with_statement_is_a_cluster_and_leaves_nothing(here: Site) -> None:
     with ipp.Cluster(n=2) as rc:
         cluster = rc.cluster
         assert rc.ids == [0, 1]
-        assert rc[:].apply_sync(lambda: 6 * 7) == [42, 42]
+        assert rc[:].apply_sync(pow, 2, 5) == [32, 32]
         assert shell(here, "status", cluster.cluster_id).startswith(f"cluster '{cluster.cluster_id}': 2 engines, ")
         engines = cluster.engine_set
         assert (engines.n, engines.state, cluster.controller.running) == (2, "running", True)

@@ -107,6 +107,7 @@ def test_calls_on_a_stopped_cluster_raise_at_once(new_cluster: Callable[..., Clu
         balanced.map_async(abs, [1] * 9),
     ]
     assert cluster.command("stop").returncode == 0
+    cluster.wait_ended()
     sentence = "cluster 'default' has stopped"
     for result in pending:
         with pytest.raises(ipp.ConnectionLost, match=sentence):
