@@ -1,8 +1,9 @@
 """Where the parts of a gather are read to: one behind the other in memory that becomes the result.
 
 The lengths of parts are not known before they come. The first large one says what the others will probably be: part k
-gets slot k, and slots have its length. Equal parts, in whatever order they come, then lie as in the result. Those that
-are shorter are moved together in the end. A longer one has no room, and everything is joined by copying.
+gets slot k, and slots have its length. Equal parts, in whatever order they come, then lie as in the result. Parts that
+are a little longer, as the first ones of an uneven scatter are, lie behind all slots. In the end everything that is not
+where it belongs is moved there. If one is much longer, everything is joined by copying.
 """
 
 from __future__ import annotations
@@ -29,13 +30,22 @@ def place_in_slot(part: int, slot: int, length: int) -> int | None:
     return at if at + length <= (part + 1) * slot else None
 
 
-def moves(places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-    """What puts parts, (place, length) in their slots, one behind the other: (to, from, length), in that order."""
-    end = 0
+def moves(places: Iterable[tuple[int, int]], behind: int) -> Iterator[tuple[int, int, int]]:
+    """What puts parts, (place, length), one behind the other: (to, from, length), in that order.
+
+    Parts lie in their order, but those from `behind` on, which is beyond the end of what they become. No move
+    overwrites what has not been moved: what goes down goes first, in order, then what goes up, the last one first.
+    """
+    down, up, last, end = [], [], [], 0
     for at, length in places:
-        if at != end:
-            yield end, at, length
+        if at >= behind:
+            last.append((end, at, length))
+        elif at > end:
+            down.append((end, at, length))
+        elif at < end:
+            up.append((end, at, length))
         end += length
+    yield from (*down, *reversed(up), *last)
 
 
 class Landing:
@@ -43,7 +53,7 @@ class Landing:
 
     def __init__(self, parts: int) -> None:
         self._parts = parts
-        self._slot = 0
+        self._slot = self._spare = 0
         self._region: mmap.mmap | None = None
 
     def place(self, part: int, sizes: Sequence[int]) -> dict[int, memoryview]:
@@ -55,17 +65,25 @@ class Landing:
         if self._region is None and not self._make(length):
             return {}
         at = place_in_slot(part, self._slot, length)
+        if at is None and length <= self._spare:
+            at = self._behind(part)
         return {} if at is None else {large[0]: memoryview(self._region)[at : at + length]}  # type: ignore[arg-type]
 
     def _make(self, slot: int) -> bool:
         """Reserve slots of this size, without pages; False: the system has no room for them."""
+        longest = slot + max(slot // 64, mmap.PAGESIZE)
+        spare = -(-longest // mmap.PAGESIZE) * mmap.PAGESIZE
         try:
-            region = mmap.mmap(-1, self._parts * slot, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            region = mmap.mmap(-1, 2 * self._parts * spare, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError:
             return False
         _advise(region, mmap.MADV_HUGEPAGE, 0)  # as NumPy does: most of the time goes into fresh pages
-        self._region, self._slot = region, slot
+        self._region, self._slot, self._spare = region, slot, spare
         return True
+
+    def _behind(self, part: int) -> int:
+        """Where a part begins that is too long for its slot; the result ends before."""
+        return (self._parts + part) * self._spare
 
     def join(self, parts: Sequence[Any]) -> Any:
         """The array of `parts`, made where they lie and ending their use; None if they are not arrays of one kind here.
@@ -89,14 +107,14 @@ class Landing:
         everything = numpy.frombuffer(region, numpy.uint8)
         begin = _address(everything)
         places = [(_address(part) - begin, part.nbytes) for part in parts]
-        slots = range(0, len(region), self._slot)
-        for slot, (at, length) in zip(slots, places, strict=True):
-            if length and not slot <= at <= at + length <= slot + self._slot:
+        for part, (at, length) in enumerate(places):
+            slot = part * self._slot
+            if length and at != self._behind(part) and not slot <= at <= at + length <= slot + self._slot:
                 return None
         size = sum(length for _, length in places)
         if not size:
             return None
-        for to, at, length in moves(place for place in places if place[1]):
+        for to, at, length in moves((place for place in places if place[1]), self._behind(0)):
             region.move(to, at, length)
         _advise(region, mmap.MADV_DONTNEED, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
         return everything[:size].view(first.dtype).reshape(sum(map(len, parts)), *first.shape[1:])
