@@ -39,6 +39,7 @@ def sleep(marks):
     time.sleep(1000)
 result = view.apply_async(sleep, sys.argv[2])
 try:
+    print("waits", flush=True)
     waiting(result)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -67,6 +68,8 @@ def test_ctrl_c_in_a_script_that_waits(cluster: Cluster, marks: Path, how: str) 
     )
     try:
         wait_for(lambda: len(list(marks.iterdir())) == 4 or script.poll() is not None, "all engines begin")
+        assert script.stdout is not None
+        script.stdout.readline()
         script.send_signal(signal.SIGINT)
         out, err = script.communicate(timeout=60)
     finally:
