@@ -337,7 +337,7 @@ impl<T: Transport> Controller<T> {
             Notice::Arriving { connection, arriving } => self.handle_arriving(connection, arriving)?,
             Notice::Disconnected { connection } => {
                 self.reservations.remove(&connection);
-                self.cut_arrivals_of(connection)?;
+                self.cut_arrivals(|arrival| arrival.connection == connection)?;
                 if !self.nannies.remove(connection) {
                     self.clients.disconnect(connection);
                 }

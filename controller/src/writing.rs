@@ -53,22 +53,32 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         (self.shares || self.ahead.contains_key(&place)).then_some(place)
     }
 
-    /// The pieces of a frame.
-    fn pieces_of(&self, frame: Frame) -> Vec<Bytes> {
-        let mut pieces = vec![frame.encode_head_with(|buffer| self.place(buffer).is_some())];
-        pieces.extend(frame.buffers.into_iter().map(|buffer| match self.place(&buffer) {
+    /// What is sent ahead is remembered.
+    fn pieces_ahead(&mut self, ahead: Ahead, bytes: Bytes) -> Vec<Bytes> {
+        let buffers = if self.shares { vec![] } else { vec![bytes] };
+        let pieces = pieces_of(&ToClient::Ahead(ahead.clone()), buffers);
+        self.ahead.insert(ahead.place, ahead);
+        pieces
+    }
+
+    /// The pieces of a frame, behind what is missing of its buffers that have been sent ahead.
+    fn pieces_naming(&mut self, frame: Frame) -> Vec<Bytes> {
+        let places = frame.buffers.iter().map(|buffer| self.place(buffer)).collect::<Vec<_>>();
+        let mut pieces = vec![];
+        for (place, buffer) in places.iter().zip(&frame.buffers) {
+            let begun = place.and_then(|place| self.ahead.remove(&place));
+            if let Some(begun) = begun.filter(|begun| !self.shares && begun.upto < buffer.len() as u64) {
+                let rest = buffer.slice(begun.upto as usize..);
+                let ahead = Ahead { at: begun.upto, upto: buffer.len() as u64, ..begun };
+                pieces.extend(pieces_of(&ToClient::Ahead(ahead), vec![rest]));
+            }
+        }
+        pieces.push(frame.encode_head_with(&places));
+        pieces.extend(places.into_iter().zip(frame.buffers).map(|(place, buffer)| match place {
             Some(offset) => Bytes::copy_from_slice(&offset.to_le_bytes()),
             None => buffer,
         }));
         pieces
-    }
-
-    /// What is sent ahead is remembered.
-    fn pieces_ahead(&mut self, ahead: Ahead, bytes: Bytes) -> Vec<Bytes> {
-        let buffers = if self.shares { vec![] } else { vec![bytes] };
-        let frame = Frame::new(&ToClient::Ahead(ahead.clone()), buffers);
-        self.ahead.insert(ahead.place, ahead);
-        frame.map_or_else(|_| vec![], |frame| std::iter::once(frame.encode_head()).chain(frame.buffers).collect())
     }
 
     /// The pieces of what goes out.
@@ -77,23 +87,9 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             Outgoing::Ahead(ahead, bytes) => self.pieces_ahead(ahead, bytes),
             Outgoing::Forget(place) => {
                 self.ahead.remove(&place);
-                Frame::new(&ToClient::Forget { place }, vec![]).map_or_else(|_| vec![], |frame| self.pieces_of(frame))
+                pieces_of(&ToClient::Forget { place }, vec![])
             }
-            Outgoing::Frame(frame) => {
-                let mut pieces = vec![];
-                for buffer in &frame.buffers {
-                    let begun = self.place(buffer).and_then(|place| self.ahead.get(&place)).cloned();
-                    if let Some(begun) = begun.filter(|begun| !self.shares && begun.upto < buffer.len() as u64) {
-                        let rest = buffer.slice(begun.upto as usize..);
-                        let ahead = Ahead { at: begun.upto, upto: buffer.len() as u64, ..begun };
-                        pieces.extend(self.pieces_ahead(ahead, rest));
-                    }
-                }
-                let places = frame.buffers.iter().filter_map(|buffer| self.place(buffer)).collect::<Vec<_>>();
-                pieces.extend(self.pieces_of(frame));
-                places.iter().for_each(|place| _ = self.ahead.remove(place));
-                pieces
-            }
+            Outgoing::Frame(frame) => self.pieces_naming(frame),
         }
     }
 
@@ -117,4 +113,10 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         }
         self.stream.flush().await
     }
+}
+
+/// The pieces of a frame of its own.
+fn pieces_of(header: &ToClient, buffers: Vec<Bytes>) -> Vec<Bytes> {
+    let pieces = |frame: Frame| std::iter::once(frame.encode_head()).chain(frame.buffers).collect();
+    Frame::new(header, buffers).map_or_else(|_| vec![], pieces)
 }

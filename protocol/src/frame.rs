@@ -91,16 +91,17 @@ impl Frame {
 
     /// The bytes before the buffers: prefix and header.
     pub fn encode_head(&self) -> Bytes {
-        self.encode_head_with(|_| false)
+        self.encode_head_with(&[])
     }
 
-    /// The same; of the buffers that `is_shared` the offsets follow, `u64` each, in place of the bytes.
-    pub fn encode_head_with(&self, is_shared: impl Fn(&Bytes) -> bool) -> Bytes {
+    /// The same; of the buffers that have a place in shared memory that offset follows, `u64`, in place of the bytes.
+    pub fn encode_head_with(&self, places: &[Option<u64>]) -> Bytes {
         let mut bytes = BytesMut::with_capacity(8 + 8 * self.buffers.len() + self.header.len());
         bytes.put_u32_le(self.header.len() as u32);
         bytes.put_u32_le(self.buffers.len() as u32);
-        for buffer in &self.buffers {
-            bytes.put_u64_le(buffer.len() as u64 | if is_shared(buffer) { SHARED } else { 0 });
+        for (at, buffer) in self.buffers.iter().enumerate() {
+            let is_shared = places.get(at).is_some_and(Option::is_some);
+            bytes.put_u64_le(buffer.len() as u64 | if is_shared { SHARED } else { 0 });
         }
         bytes.extend_from_slice(&self.header);
         bytes.freeze()
@@ -216,7 +217,7 @@ mod tests {
     fn a_buffer_in_shared_memory_is_a_length_and_a_place() {
         let buffers = vec![Bytes::from_static(b"ab"), Bytes::from(vec![0; 5000])];
         let frame = Frame { header: Bytes::from_static(b"{}"), buffers };
-        let mut stream = BytesMut::from(&frame.encode_head_with(|buffer| buffer.len() > 9)[..]);
+        let mut stream = BytesMut::from(&frame.encode_head_with(&[None, Some(4096)])[..]);
         assert!(matches!(decode(&mut stream.clone(), Limits::CLIENT), Err(FrameError::NotShared)));
         let head = decode_head(&mut stream, Limits::CLIENT).expect("is well formed").expect("is whole");
         let lengths = [Length { bytes: 2, is_shared: false }, Length { bytes: 5000, is_shared: true }];

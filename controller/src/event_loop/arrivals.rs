@@ -71,9 +71,4 @@ impl<T: Transport> Controller<T> {
         }
         self.pump()
     }
-
-    /// A client is gone.
-    pub(super) fn cut_arrivals_of(&mut self, connection: ConnectionId) -> Result<(), ControllerError> {
-        self.cut_arrivals(|arrival| arrival.connection == connection)
-    }
 }

@@ -48,8 +48,8 @@ impl<T: Transport> Controller<T> {
     ) {
         let reserved = self.reserve(sizes).unwrap_or_default();
         let places = reserved.iter().map(|place| (place.offset, place.is_warm)).collect::<Vec<_>>();
-        let keepers = reserved.iter().map(|place| (place.keeper(), place.length)).collect();
-        let tell = audience.is_some_and(|targets| self.expect(connection, keepers, &targets));
+        let keepers = || reserved.iter().map(|place| (place.keeper(), place.length)).collect();
+        let tell = audience.is_some_and(|targets| self.expect(connection, keepers(), &targets));
         self.reservations.entry(connection).or_default().extend(reserved);
         let places = (places.len() == sizes.len()).then_some(places);
         self.clients.send(client, &ToClient::Reserved { ticket, places, tell }, vec![]);

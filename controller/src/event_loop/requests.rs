@@ -18,7 +18,7 @@ impl<T: Transport> Controller<T> {
         client: ClientId,
         arrived: Arrived,
     ) -> Result<(), ControllerError> {
-        let bytes = arrived.bytes;
+        let (bytes, names_places) = (arrived.bytes, !arrived.places.is_empty());
         let frame = match self.complete(connection, arrived) {
             Ok(frame) => frame,
             Err(error) => {
@@ -27,7 +27,9 @@ impl<T: Transport> Controller<T> {
                 return Ok(());
             }
         };
-        self.pump()?;
+        if names_places {
+            self.pump()?;
+        }
         let header = match frame.parse::<FromClient>() {
             Ok(header) => header,
             Err(error) => {
