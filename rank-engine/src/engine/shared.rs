@@ -3,6 +3,8 @@
 //! One mutex, never held over a call into MPI or Python. The main thread takes tasks straight from the deque, so that
 //! nobody need be woken for them.
 
+mod state;
+
 use super::outbox::{Message, Outbox, Payload};
 use super::parcel::{MalformedTasks, Parcel};
 use crate::nanny::Page;
@@ -13,10 +15,10 @@ use pxcluster_protocol::to_client::OutputName;
 use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::to_engine::Direct;
 use pxcluster_protocol::{EngineId, Epoch, RequestKey, Status, TaskIndex};
-use pxcluster_scheduler::{Engine, EngineEvent, ParcelId, Work};
+use pxcluster_scheduler::EngineEvent;
 use pxcluster_transport::doorbell::Sleeper;
 use pxcluster_transport::mpi::Bell;
-use std::collections::BTreeMap;
+use state::{Running, State};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -45,57 +47,8 @@ pub(super) enum Flusher {
     Comm,
 }
 
-/// What a token that was handed out stands for.
-enum Running {
-    Direct {
-        key: RequestKey,
-        epoch: Epoch,
-    },
-    /// `done`: how many of the batch have their result; the next one runs, since `clock` (Unix seconds). `busy`: seconds
-    /// they took.
-    Tasks {
-        key: RequestKey,
-        parcel: ParcelId,
-        first: TaskIndex,
-        done: usize,
-        clock: f64,
-        busy: f64,
-    },
-}
-
 /// Offsets in shared memory, and whether the pages are there already; `None`: there is no room.
 pub(super) type Places = Option<Vec<(u64, bool)>>;
-
-/// The function of a map, and whether Python has it.
-#[derive(Default)]
-struct Function {
-    bytes: Bytes,
-    is_known: bool,
-}
-
-#[derive(Default)]
-struct State {
-    machine: Engine,
-    bodies: BTreeMap<Epoch, (DirectKind, Vec<Bytes>)>,
-    functions: BTreeMap<RequestKey, Function>,
-    parcels: BTreeMap<ParcelId, Parcel>,
-    last_parcel: ParcelId,
-    forgotten: Vec<RequestKey>,
-    running: Option<(u64, Running)>,
-    /// The token that was handed out last and its request: threads of user code may print after its end.
-    last: Option<(u64, RequestKey)>,
-    tokens: u64,
-    outbox: Outbox,
-    /// The last question for places in shared memory, and its answer when it has come.
-    places: (u64, Option<Places>),
-    /// Where the nanny reads which task runs.
-    page: Option<&'static Page>,
-    /// Python has come to its main loop.
-    ready: bool,
-    ending: bool,
-    /// Exit status of Python, once it has ended.
-    ended: Option<i32>,
-}
 
 /// See the module's page.
 pub(super) struct Shared {
@@ -408,110 +361,6 @@ impl Shared {
         state.outbox.flush();
         drop(state);
         self.wake_comm();
-    }
-}
-
-impl State {
-    fn take_running(&mut self, token: u64) -> Option<Running> {
-        if self.running.as_ref().is_none_or(|(running, _)| *running != token) {
-            tracing::error!("Python answers request {token}, which is not running");
-            return None;
-        }
-        self.running.take().map(|(_, running)| running)
-    }
-
-    fn start(&mut self, running: Running) -> u64 {
-        self.tokens += 1;
-        let (Running::Direct { key, .. } | Running::Tasks { key, .. }) = &running;
-        self.last = Some((self.tokens, *key));
-        self.running = Some((self.tokens, running));
-        self.tokens
-    }
-
-    /// Finds what `work` needs; `None` if it has been answered here.
-    fn prepare(&mut self, work: Work) -> Option<Piece> {
-        match work {
-            Work::Direct { key, epoch } => {
-                let (kind, body) = self.bodies.remove(&epoch)?;
-                Some(Piece::Direct { token: self.start(Running::Direct { key, epoch }), kind, body })
-            }
-            Work::Tasks { key, parcel, range } => {
-                let Some(items) = self.items(parcel, &range) else {
-                    // The machine knows no task whose items have not arrived; keep the promise of an answer all the same.
-                    tracing::error!("tasks {range:?} of {key} have no items");
-                    self.machine.handle(EngineEvent::TasksFinished { key, tasks: 0, busy: 0.0 });
-                    self.answer_as_aborted(key, parcel, range);
-                    return None;
-                };
-                let function = self.functions.get_mut(&key).filter(|function| !function.is_known).map(|function| {
-                    function.is_known = true;
-                    function.bytes.clone()
-                });
-                let first = range.start;
-                if let Some(received) = self.machine.take_ask() {
-                    self.outbox.push((ToController::Ask { received }, vec![]));
-                }
-                self.page.into_iter().for_each(|page| page.begin(key, first));
-                let token = self.start(Running::Tasks { key, parcel, first, done: 0, clock: 0.0, busy: 0.0 });
-                Some(Piece::Tasks { token, key, function, first, items })
-            }
-        }
-    }
-
-    /// How many tasks of the running batch have started.
-    fn started(&self) -> usize {
-        match &self.running {
-            Some((_, Running::Tasks { done, .. })) => done + 1,
-            _ => 0,
-        }
-    }
-
-    /// Answers what of aborted requests has not started.
-    fn answer_aborted(&mut self) {
-        let aborted = self.machine.take_aborted(self.started());
-        for (key, epoch) in aborted.directs {
-            self.bodies.remove(&epoch);
-            let (status, now) = (Status::Aborted, unix_time());
-            let reply = ToController::DirectReply { key, epoch, status, started: now, completed: now };
-            self.outbox.push((reply, vec![]));
-        }
-        for (key, piece) in aborted.tasks {
-            self.answer_as_aborted(key, piece.parcel, piece.range);
-        }
-    }
-
-    fn answer_as_aborted(&mut self, key: RequestKey, parcel: ParcelId, range: Range<TaskIndex>) {
-        let now = unix_time();
-        let count = range.len();
-        for task in range {
-            self.outbox.push_result(key, task, Status::Aborted, (now, now), Payload::Here(&[]));
-        }
-        self.outbox.flush();
-        self.settle(parcel, count);
-    }
-
-    /// Items of tasks that start now.
-    fn items(&self, parcel: ParcelId, range: &Range<TaskIndex>) -> Option<Vec<Bytes>> {
-        let parcel = self.parcels.get(&parcel)?;
-        Some(range.clone().map(|task| parcel.item(task)).collect())
-    }
-
-    /// So many tasks of a parcel are finished; the last ones free it.
-    fn settle(&mut self, parcel: ParcelId, tasks: usize) {
-        if let Some(known) = self.parcels.get_mut(&parcel) {
-            known.left = known.left.saturating_sub(tasks);
-            if known.left == 0 {
-                self.parcels.remove(&parcel);
-            }
-        }
-    }
-
-    /// The main thread has run what was left to it of its batch.
-    fn finish_batch(&mut self) {
-        if let Some((_, Running::Tasks { key, parcel, done, busy, .. })) = self.running.take() {
-            self.machine.handle(EngineEvent::TasksFinished { key, tasks: done, busy });
-            self.settle(parcel, done);
-        }
     }
 }
 
