@@ -12,6 +12,17 @@ from pathlib import Path
 from fake_controller import KEY
 
 
+def feed(decoder, pieces, portion=1 << 20):
+    """The frames that a decoder makes of pieces of bytes that come in portions."""
+    data, found = memoryview(b"".join(pieces)), []
+    while data:
+        space = decoder.space()
+        count = min(len(space), portion, len(data))
+        space[:count], data = data[:count], data[count:]
+        found += decoder.received(count)
+    return found
+
+
 def info_of(path, **changes):
     """The content of a connection file for a fake controller at `path`."""
     info = {

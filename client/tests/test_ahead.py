@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from pxcluster import frames
 from pxcluster.ahead import AheadDecoder
 from pxcluster.frames import FrameError
+from support import feed
 
 PLACE = 8192
 
@@ -26,17 +27,6 @@ class Memory:
 
 def nowhere(header, sizes):
     return {}
-
-
-def feed(decoder, pieces, portion=1 << 20):
-    data, found = memoryview(b"".join(pieces)), []
-    while data:
-        space = decoder.space()
-        count = min(len(space), portion, len(data))
-        space[:count] = data[:count]
-        data = data[count:]
-        found += decoder.received(count)
-    return found
 
 
 def ahead(buffer, at, upto, *, place=PLACE, engine=0, shares=False):

@@ -5,18 +5,11 @@ import json
 import pytest
 from make_golden import FRAMES, GOLDEN
 from pxcluster import frames
+from support import feed
 
 
 def decode_all(data, portion):
-    decoder = frames.Decoder()
-    found = []
-    while data:
-        space = decoder.space()
-        count = min(len(space), portion, len(data))
-        space[:count] = data[:count]
-        data = data[count:]
-        found += decoder.received(count)
-    return found
+    return feed(frames.Decoder(), [data], portion)
 
 
 @pytest.mark.parametrize("name", sorted(FRAMES))
@@ -73,13 +66,8 @@ def test_buffers_are_read_to_where_they_belong(places, size):
         return buffer
 
     decoder = frames.Decoder(read=read, land=land)
-    data = memoryview(b"".join(piece for n in (5, 6) for piece in frames.encode({"type": "x", "id": n}, sent, places)))
-    found = []
-    while data:
-        space = decoder.space()
-        count = min(len(space), len(data))
-        space[:count], data = data[:count], data[count:]
-        found += [buffers for _, buffers in decoder.received(count)]
+    pieces = [piece for n in (5, 6) for piece in frames.encode({"type": "x", "id": n}, sent, places)]
+    found = [buffers for _, buffers in feed(decoder, pieces)]
     assert asked == [(number, [len(buffer) for buffer in sent]) for number in (5, 6)]
     assert found == [sent, sent]
     assert all(buffers[2].obj is memory.obj for buffers in found)

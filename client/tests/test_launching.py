@@ -4,6 +4,7 @@ import re
 
 import pytest
 from pxcluster import launching
+from pxcluster.controlrequest import signum_of
 
 
 @pytest.mark.parametrize(
@@ -75,9 +76,9 @@ def test_numbers_of_engines():
 
 
 def test_signals():
-    assert [launching.signum_of(sig) for sig in ("SIGINT", 2, "15")] == [2, 2, 15]
+    assert [signum_of(sig) for sig in ("SIGINT", 2, "15")] == [2, 2, 15]
     with pytest.raises(ValueError, match="no signal has the name 'INT'"):
-        launching.signum_of("INT")
+        signum_of("INT")
 
 
 def test_names_are_new():

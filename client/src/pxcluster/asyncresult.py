@@ -97,6 +97,13 @@ class AsyncResult(ResultData):
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
+    def _wait_for(self, request: Request, slot: int, deadline: float | None = None) -> None:
+        """Wait until a slot has its answer. TimeoutError: it has none at the time `deadline`."""
+        if not request.slot_done(slot):
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            if not self._wait_until(lambda: request.slot_done(slot), left):
+                raise TimeoutError("Result not ready.")
+
     def _wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Wait for `ready`; live output is shown meanwhile, here, in the thread that waits."""
         session = self._client._session
@@ -309,8 +316,7 @@ class AsyncResult(ResultData):
 
     def _iterate(self) -> Iterator[Any]:
         for index, (request, slot) in enumerate(self._slots()):
-            if not request.slot_done(slot):
-                self._wait_until(lambda: request.slot_done(slot), None)  # noqa: B023
+            self._wait_for(request, slot)
             yield self._value(index)
 
     def _value(self, index: int) -> Any:

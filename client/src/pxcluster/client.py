@@ -10,6 +10,7 @@ from typing import Any
 from . import connection, error
 from .calls import Calls
 from .clientcalls import ClientCalls
+from .controlrequest import signum_of
 from .requests import DirectRequest
 from .session import Session
 from .shared import Keeper, Shared
@@ -287,15 +288,9 @@ class Client(ClientCalls):
 
     def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
         """Send a signal, by number or name, to the engines' user code; SIGINT interrupts it."""
-        import signal
-
-        try:
-            signum = signal.Signals[sig] if isinstance(sig, str) and not sig.isdigit() else int(sig)
-        except KeyError:
-            raise ValueError(f"no signal has the name {sig!r}") from None
         engines = None if targets is None or targets == "all" else self._resolve(targets)
         self._session.request(
-            {"type": "signal", "id": 0, "signum": int(signum), "targets": engines},
+            {"type": "signal", "id": 0, "signum": signum_of(sig), "targets": engines},
             self.block if block is None else block,
         )
 

@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from .requests import Outcome
 
 
+def signum_of(sig: int | str) -> int:
+    """The number of a signal that is given by number or name. ValueError."""
+    import signal
+
+    try:
+        return int(signal.Signals[sig]) if isinstance(sig, str) and not sig.isdigit() else int(sig)
+    except KeyError:
+        raise ValueError(f"no signal has the name {sig!r}") from None
+
+
 class ControlRequest(Request):
     """A request that no engine's Python sees: signal, abort, status, shutdown. `answer`: the header of the answer."""
 

@@ -57,14 +57,7 @@ def _until(deadline: float, result: AsyncMapResult | list[Any]) -> Iterator[Any]
     if isinstance(result, list):
         return
     try:
-        for index, (request, slot) in enumerate(result._slots()):
-            if not result._wait_until(lambda: request.slot_done(slot), max(0.0, deadline - monotonic())):  # noqa: B023
-                raise TimeoutError("Result not ready.")
-            value = result._value(index)
-            if result._chunked():
-                yield from value
-            else:
-                yield value
+        yield from result._values(result._ordered(deadline))
     finally:
         if not result.done():
             result._client.abort(result, block=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import random
 import re
-import signal
 import string
 
 TYPE_CHECKING = False
@@ -84,14 +83,6 @@ def check_n(n: Any) -> int | None:
     if number < 1:
         raise ValueError(f"n={number}: a cluster has at least one engine, or n=None for as many as there is room for")
     return number
-
-
-def signum_of(sig: int | str) -> int:
-    """The number of a signal that is given by number or name. ValueError."""
-    try:
-        return int(signal.Signals[sig]) if isinstance(sig, str) and not sig.isdigit() else int(sig)
-    except KeyError:
-        raise ValueError(f"no signal has the name {sig!r}") from None
 
 
 def failure_of(code: int, said: str) -> Exception:

@@ -10,7 +10,7 @@ from .maprequest import MapRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .client import Client
     from .requests import Request
@@ -89,7 +89,11 @@ class AsyncMapResult(AsyncResult):
         return sum(size for size, (request, slot) in sized if request.slot_done(slot))
 
     def _iterate(self) -> Iterator[Any]:
-        for index in self._ordered() if self.ordered else self._by_arrival():
+        return self._values(self._ordered() if self.ordered else self._by_arrival())
+
+    def _values(self, indices: Iterable[int]) -> Iterator[Any]:
+        """The values at `indices`, those of chunks one by one."""
+        for index in indices:
             value = self._value(index)
             if self._chunked() and isinstance(value, list | tuple):
                 yield from value
@@ -99,12 +103,11 @@ class AsyncMapResult(AsyncResult):
     def _chunked(self) -> bool:
         return self._sizes is not None or self._join is not None
 
-    def _ordered(self) -> Iterator[int]:
+    def _ordered(self, deadline: float | None = None) -> Iterator[int]:
         index = 0
         for request in self._requests:
             for slot in range(request.count):
-                if not request.slot_done(slot):
-                    self._wait_until(lambda: request.slot_done(slot), None)  # noqa: B023
+                self._wait_for(request, slot, deadline)
                 yield index
                 index += 1
 

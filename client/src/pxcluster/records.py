@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatch
 from typing import Any
 
+from .jobs import parsed
 from .reply import METADATA_KEYS, Metadata
 from .resubmit import msg_ids_of
 
@@ -81,7 +82,7 @@ def _aware(value: Any) -> Any:
 
 def _record(client: Client, msg_id: str) -> dict[str, Any]:
     """All that is known of a call on one engine, or of a task."""
-    _, number, slot = _named(client, msg_id)
+    _, number, slot = parsed(client, msg_id)
     session = client._session
     request, call = session.registry.find(number), client._calls.find(number)
     if request is not None:
@@ -108,12 +109,6 @@ def _record(client: Client, msg_id: str) -> dict[str, Any]:
     }
 
 
-def _named(client: Client, msg_id: str) -> tuple[str, int, int]:
-    from .jobs import parsed
-
-    return parsed(client, msg_id)
-
-
 def purge(client: Client, jobs: Any, targets: Any, *, local: bool, remembered: bool) -> None:
     """See Client.purge_results."""
     everything = isinstance(jobs, str) and jobs == "all"
@@ -124,7 +119,7 @@ def purge(client: Client, jobs: Any, targets: Any, *, local: bool, remembered: b
     if not everything:
         chosen = set()
         if jobs or jobs == 0:
-            named = [_named(client, msg_id) for msg_id in msg_ids_of(client, jobs)]
+            named = [parsed(client, msg_id) for msg_id in msg_ids_of(client, jobs)]
             chosen = {number for session, number, _ in named if session == client._session.name}
         if not _is_nothing(targets):
             engines = set(client._resolve(targets))

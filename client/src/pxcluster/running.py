@@ -7,8 +7,8 @@ import socket
 import time
 
 from . import connection
+from .controlrequest import signum_of
 from .error import VersionMismatch
-from .launching import signum_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

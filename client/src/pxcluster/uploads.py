@@ -37,8 +37,7 @@ class Uploads:
         if not large:
             return None
         answer = self._reserve(memory, header, [size_of(buffers[at]) for at in large])
-        places = None if answer is None else answer["places"]
-        if answer is None or places is None:
+        if answer is None or (places := answer["places"]) is None:
             return None
         bar = UploadBar(sum(size_of(buffers[at]) for at in large))
         try:

@@ -6,10 +6,19 @@ from pickle import PickleBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
+
+    from typing_extensions import Buffer
 
 #: Formats of the struct module to which memory can be cast.
 _CASTS = frozenset("cbB?hHiIlLqQnNfd")
+
+
+def writable(buffers: Iterable[Buffer]) -> list[memoryview | bytearray]:
+    """Writable buffers as they are, read-only ones copied: arrays made of them are always writable."""
+    views = [memoryview(buffer) for buffer in buffers]
+    return [bytearray(view) if view.readonly else view for view in views]
 
 
 def reduce_view(view: memoryview) -> Any:

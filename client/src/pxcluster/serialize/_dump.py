@@ -8,6 +8,7 @@ from itertools import chain
 from pickle import dumps as _c_dumps
 
 from . import _pickler, _task
+from ._buffers import writable
 from ._errors import explain
 from ._registered import NUMBERS, PLAIN, can_map
 
@@ -48,8 +49,7 @@ def loads(buffers: Sequence[Buffer]) -> object:
     """
     if len(buffers) == 1:
         return pickle.loads(buffers[0])
-    rest = [memoryview(buffer) for buffer in buffers[1:]]
-    return pickle.loads(buffers[0], buffers=[bytearray(view) if view.readonly else view for view in rest])
+    return pickle.loads(buffers[0], buffers=writable(buffers[1:]))
 
 
 def dumps_task(obj: Any) -> bytes:

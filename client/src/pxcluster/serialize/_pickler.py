@@ -14,7 +14,7 @@ import sys
 from types import CellType, FunctionType, MethodType
 
 from ._arrays import reduce_array
-from ._buffers import reduce_view
+from ._buffers import reduce_view, writable
 from ._functions import importable, is_homeless, make_cell, reduce_cell, reduce_function
 from ._namespace import home
 from ._registered import canners
@@ -71,14 +71,31 @@ class _FunctionRule:
         return (make_cell, ()) if id(cell) in self.cells else reduce_cell(cell)
 
 
-class LightPickler(pickle.Pickler):
-    """Values, functions, and whatever travels by name."""
+class _Rules:
+    """What both picklers do alike; one instance serves one pickle."""
 
     def __init__(self, file: io.BytesIO, out_of_band: OutOfBand | None, registered: Canners) -> None:
-        super().__init__(file, PROTOCOL, buffer_callback=out_of_band)
+        super().__init__(file, PROTOCOL, buffer_callback=out_of_band)  # type: ignore[call-arg]  # a pickler's
         self._rule = _FunctionRule()
         self._out_of_band = out_of_band
         self._registered = registered
+
+    @staticmethod
+    def _special(obj: Any, kind: type) -> Any:
+        """The reduction of what both send in a form of its own; NotImplemented for all else."""
+        if kind is memoryview:
+            return reduce_view(obj)
+        if kind is _Cached and not importable(obj):
+            return make_cached, (obj.__wrapped__, obj.cache_parameters())
+        if kind.__module__ == "numpy" and kind.__name__ == "ndarray":
+            return reduce_array(obj)
+        if kind.__module__ == "torch" and kind.__name__ == "Tensor":
+            return reduce_tensor(obj)
+        return NotImplemented
+
+
+class LightPickler(_Rules, pickle.Pickler):
+    """Values, functions, and whatever travels by name."""
 
     def reducer_override(self, obj: Any) -> Any:
         """What is registered by its canner, functions, methods and classes by our rules, all else by pickle's."""
@@ -93,34 +110,20 @@ class LightPickler(pickle.Pickler):
             return self._rule.reduce_cell(obj)
         if kind is MethodType:
             return MethodType, (obj.__func__, obj.__self__)
-        if kind is memoryview:
-            return reduce_view(obj)
-        if kind is _Cached and not importable(obj):
-            return make_cached, (obj.__wrapped__, obj.cache_parameters())
         if issubclass(kind, type):
             if not (importable(obj) or obj in _SINGLETON_TYPES):
                 raise NeedsCloudpickle
-        elif kind.__module__ == "numpy":
-            if kind.__name__ == "ndarray":
-                return reduce_array(obj)
-        elif kind.__module__ == "torch" and kind.__name__ == "Tensor":
-            return reduce_tensor(obj)
-        elif kind.__module__ == "typing":  # TypeVar and its like: pickle would look for them in __main__
+            return NotImplemented
+        if kind.__module__ == "typing":  # TypeVar and its like: pickle would look for them in __main__
             raise NeedsCloudpickle
-        return NotImplemented
+        return self._special(obj, kind)
 
 
 def _full_pickler() -> type[Any]:
     cloudpickle: Any = importlib.import_module("cloudpickle")
 
-    class FullPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class FullPickler(_Rules, cloudpickle.Pickler):  # type: ignore[misc]
         """As the light one, and classes of ``__main__``, modules … by cloudpickle."""
-
-        def __init__(self, file: io.BytesIO, out_of_band: OutOfBand | None, registered: Canners) -> None:
-            super().__init__(file, PROTOCOL, buffer_callback=out_of_band)
-            self._rule = _FunctionRule()
-            self._out_of_band = out_of_band
-            self._registered = registered
 
         def reducer_override(self, obj: Any) -> Any:
             kind = type(obj)
@@ -134,15 +137,8 @@ def _full_pickler() -> type[Any]:
                     return self._rule.reduce(obj)
             elif kind is CellType:
                 return self._rule.reduce_cell(obj)
-            elif kind is memoryview:
-                return reduce_view(obj)
-            elif kind is _Cached and not importable(obj):
-                return make_cached, (obj.__wrapped__, obj.cache_parameters())
-            elif kind.__module__ == "numpy" and kind.__name__ == "ndarray":
-                return reduce_array(obj)
-            elif kind.__module__ == "torch" and kind.__name__ == "Tensor":
-                return reduce_tensor(obj)
-            return super().reducer_override(obj)
+            reduced = self._special(obj, kind)
+            return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
     return FullPickler
 
@@ -287,8 +283,7 @@ def load_registered(data: Buffer, *buffers: Buffer) -> object:
     """The inverse: unpickled, and undone as the user registered it here."""
     from .canning import uncan
 
-    views = [memoryview(buffer) for buffer in buffers]
-    return uncan(pickle.loads(data, buffers=[bytearray(view) if view.readonly else view for view in views]), home())
+    return uncan(pickle.loads(data, buffers=writable(buffers)), home())
 
 
 def make_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
