@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.cluster import Cluster, Site
+from harness.hosts import Hosts, missing
+from harness.memory import no_large_file_system
 from parity.options import pytest_addoption as pytest_addoption
 from parity.options import pytest_report_header as pytest_report_header
 from pxcluster import Client
@@ -131,3 +134,25 @@ def main(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     module = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", module)
     return module
+
+
+@pytest.fixture(scope="module")
+def needs_hosts() -> None:
+    """Skips where no other hosts, or no memory that they would share, can be had."""
+    if reason := missing() or no_large_file_system():
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def new_hosts(
+    new_site: Callable[..., Site], new_cluster: Callable[..., Cluster], tmp_path: Path
+) -> Callable[..., Cluster]:
+    """Starts clusters of the test's own: names of the other hosts, ranks on each, variables by host."""
+
+    def start(
+        others: list[str], ranks: int, env: Mapping[str, Mapping[str, str]] | None = None, **options: str
+    ) -> Cluster:
+        hosts = Hosts(tmp_path, others, ranks, env)
+        return new_cluster(hosts.engines, launcher=hosts.launcher, env=options)
+
+    return start

@@ -15,7 +15,7 @@ from pathlib import Path
 import pxcluster as ipp
 import pytest
 from harness.cluster import Site
-from harness.notebooks import run_cell
+from harness.notebooks import run_cell, running_kernel
 from harness.waiting import wait_for
 from harness.work import SLEEP, keep_busy
 from jupyter_client.blocking.client import BlockingKernelClient
@@ -448,14 +448,8 @@ def test_a_start_that_is_cancelled_leaves_nothing(slow_site: Site, here: Site) -
 @pytest.fixture
 def notebook(site: Site) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
     """A kernel, which is killed at the end: its clusters end all the same."""
-    manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(env=site.env)
-    client = manager.blocking_client()
-    client.start_channels()
-    client.wait_for_ready(timeout=60)
-    yield manager, client
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+    with running_kernel(site.env) as kernel:
+        yield kernel
 
 
 def test_a_notebook_shows_what_happens(notebook: tuple[KernelManager, BlockingKernelClient]) -> None:

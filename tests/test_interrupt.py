@@ -12,7 +12,7 @@ from queue import Empty
 import pxcluster as ipp
 import pytest
 from harness.cluster import Cluster
-from harness.notebooks import run_cell
+from harness.notebooks import run_cell, running_kernel
 from harness.waiting import wait_for
 from harness.work import SLEEP, SPIN, keep_busy
 from jupyter_client.blocking.client import BlockingKernelClient
@@ -81,14 +81,8 @@ def test_ctrl_c_in_a_script_that_waits(cluster: Cluster, marks: Path, how: str) 
 
 @pytest.fixture
 def kernel(cluster: Cluster) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
-    manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(env=cluster.site.env)
-    client = manager.blocking_client()
-    client.start_channels()
-    client.wait_for_ready(timeout=60)
-    yield manager, client
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+    with running_kernel(cluster.site.env) as kernel:
+        yield kernel
 
 
 def test_ctrl_c_in_a_notebook_interrupts_the_engines(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from pxcluster import Client
 from .cluster import Cluster
 from .memory import shared_bytes
 from .peer import port_of
+from .processes import is_stopped
 from .waiting import wait_for
 
 #: How a client reaches its cluster: from the same host, or from another one.
@@ -120,3 +123,22 @@ def uploading_client(cluster: Cluster, link: str) -> Iterator[Callable[[], None]
             yield finish
         finally:
             client.kill()
+
+
+def nodes_of(cluster: Cluster, rc: Client) -> list[int]:
+    """A process of each host, rank 0's first."""
+    engines = rc._session.registry.engines
+    by_host = {engine["host"]: engine["pid"] for engine in engines.values()}
+    by_host[os.uname().nodename] = controller_of(cluster)
+    return [by_host.pop(os.uname().nodename), *(by_host[name] for name in sorted(by_host))]
+
+
+def stop(pid: int) -> None:
+    """Stop a process, and wait until all its threads are."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: is_stopped(pid), f"process {pid} is stopped")
+
+
+def gone(rc: Client, *lost: int) -> None:
+    """Wait until a client knows that these engines are gone."""
+    wait_for(lambda: not set(lost) & set(rc.ids), lambda: f"{lost} are gone; there are {rc.ids}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -32,6 +34,19 @@ class Cell:
 
     source: str
     outputs: list[Output]
+
+
+@contextmanager
+def running_kernel(env: Mapping[str, str]) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
+    """A kernel with these variables, killed at the end."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env=dict(env))
+    client = manager.blocking_client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
 
 
 def run_notebook(name: str, env: Mapping[str, str]) -> list[Cell]:
