@@ -51,12 +51,16 @@ def normalised(text: str) -> str:
 
 
 class Notebook:
-    """Runs cells. Text is normalised, unless it is asked for as it is."""
+    """Runs cells. Text is normalised, unless it is asked for as it is.
 
-    def __init__(self, shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    `doubles_ends`: a line that another engine's output cut short is ended twice (ipyparallel's are); as if it were not.
+    """
+
+    def __init__(self, shell: InteractiveShell, capsys: pytest.CaptureFixture[str], doubles_ends: bool) -> None:
         self.shell = shell
         self.names: dict[str, Any] = shell.user_ns
         self._capsys = capsys
+        self._doubles_ends = doubles_ends
 
     def run(self, cell: str, raw: bool = False) -> Shown:
         """Run a cell; its own errors are returned, not raised."""
@@ -64,17 +68,19 @@ class Notebook:
         result = self.shell.run_cell(cell)
         shown = self._capsys.readouterr()
         out, err = (shown.out, shown.err) if raw else (normalised(shown.out), normalised(shown.err))
+        if self._doubles_ends:
+            out, err = (re.sub(r"^(\[std\w+:\d\] ?\n)\n", r"\1", text, flags=re.MULTILINE) for text in (out, err))
         return Shown(out, err, result.result, result.error_in_exec or result.error_before_exec)
 
 
 @contextmanager
-def notebook(capsys: pytest.CaptureFixture[str]) -> Iterator[Notebook]:
-    """A shell without colours and without a history on disk."""
+def notebook(capsys: pytest.CaptureFixture[str], doubles_ends: bool) -> Iterator[Notebook]:
+    """A shell without colours and without a history on disk; `doubles_ends` as of Notebook."""
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
     shell = InteractiveShell.instance(config=config)
     try:
-        yield Notebook(shell, capsys)
+        yield Notebook(shell, capsys, doubles_ends)
     finally:
         InteractiveShell.clear_instance()

@@ -19,18 +19,19 @@ from .notebook import Notebook, Shown, notebook
 from .peers import Peer
 
 IN_ORDER = "`%px` results and errors"
+CUT_LINES = "a line that another engine's output cuts short"
 PATIENT = "--progress-after 60"
 BOTH_STREAMS = "import sys\nprint('out'); print('err', file=sys.stderr)\n'result'"
 DISPLAYS = "from IPython.display import display\nprint('o'); display(1); display(2)\n42"
 
 
 @pytest.fixture
-def ip(rc: Any, ipp: Any, capsys: pytest.CaptureFixture[str]) -> Iterator[Notebook]:
+def ip(peer: Peer, rc: Any, ipp: Any, capsys: pytest.CaptureFixture[str]) -> Iterator[Notebook]:
     """A shell in which `rc` has registered its magics.
 
     ipyparallel waits for output only as long as for the progress bar: a slow machine needs more than two seconds.
     """
-    with notebook(capsys) as ip:
+    with notebook(capsys, doubles_ends=not peer.differs(CUT_LINES)) as ip:
         ip.names.update(rc=rc, ipp=ipp)
         rc.activate()
         ip.run(f"%pxconfig {PATIENT}")

@@ -59,20 +59,30 @@ def show_reply(reply: Any) -> None:
 
 
 class StreamWriter:
-    """Writes engines' streams one after the other: a prefix on its own line whenever the source changes."""
+    """Writes engines' streams one after the other: a prefix on its own line whenever the source changes.
+
+    A line that another source cuts short is ended here; its own end, when it comes, is not written again.
+    """
 
     def __init__(self) -> None:
         self._prefix = ""
         self._line_ended = True
+        self._cut: set[str] = set()
 
     def write(self, text: str, prefix: str = "", file: TextIO | None = None) -> None:
         """Write `text` of the source `prefix` (such as ``[stdout:3] ``) to `file`, standard output by default."""
+        if text and prefix in self._cut:
+            self._cut.discard(prefix)
+            text = text.removeprefix("\n")
         if not text:
             return
         head = ""
         if prefix and prefix != self._prefix:
+            if not self._line_ended:
+                self._cut.add(self._prefix)
+                head = "\n"
+            head += prefix + "\n"
             self._prefix = prefix
-            head = ("" if self._line_ended else "\n") + prefix + "\n"
         self._line_ended = text.endswith("\n")
         print(head + text, file=file or sys.stdout, end="")
 
