@@ -117,6 +117,7 @@ def test_calls_on_a_stopped_cluster_raise_at_once(new_cluster: Callable[..., Clu
         lambda: view["x"],
         lambda: balanced.map_sync(abs, [1]),
         client.queue_status,
+        client.hub_history,
         lambda: client.send_signal("SIGINT", block=True),
         lambda: client.abort(),
         lambda: client.wait_for_engines(2, timeout=60),
@@ -125,7 +126,7 @@ def test_calls_on_a_stopped_cluster_raise_at_once(new_cluster: Callable[..., Clu
     for call in calls:
         with pytest.raises((ipp.ConnectionLost, ipp.NoEnginesRegistered), match=sentence):
             call()
-    assert len(client.hub_history()) == 13  # what this client knows by itself it goes on knowing
+    assert len(client.history) == 13  # what this client knows by itself it goes on knowing
     assert client.ids == []
 
 

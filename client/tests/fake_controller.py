@@ -46,6 +46,7 @@ class FakeController:
         self.errors = []
         self.result_order = iter  # how the results of a map are ordered
         self.results_per_frame = 3
+        self.past = []  # calls of all sessions, each with the rows of its parts
         self.resumes = False  # whether sessions go on over other connections
         self.last_request = 0
         self.hold = threading.Event()
@@ -178,11 +179,13 @@ class FakeController:
     def _on_direct(self, header, buffers):
         content = serialize.loads(buffers) if buffers else None
         targets = list(self.engines) if header["targets"] is None else header["targets"]
-        for number in targets:
+        rows = self.remember(header, header["kind"], targets=targets)
+        for slot, number in enumerate(targets):
             if number not in self.engines:
                 continue  # it has died, and the client knows
             started = time.time()
             status, answer = self._run(header, self.engines[number], header["kind"], content, buffers)
+            rows[slot] = (number, status, started, time.time())
             self._answer(
                 {
                     "type": "reply",
@@ -245,6 +248,7 @@ class FakeController:
         offsets = memoryview(buffers[1]).cast("Q")
         results = []
         engines = header["targets"] or list(self.engines)
+        rows = self.remember(header, "map", tasks=header["tasks"])
         for index in range(header["tasks"]):
             engine = self.engines[engines[index % len(engines)]]
             started = time.time()
@@ -256,6 +260,7 @@ class FakeController:
                 payload, status = serialize.dumps_task(call(function, item, engine)), 0
             except BaseException as error:
                 payload, status = error_payload(error, engine.id, "apply"), 1
+            rows[index] = (engine.id, status, started, time.time())
             results.append((index, engine.id, status, started, time.time(), payload))
         results = list(self.result_order(results))
         for start in range(0, len(results), self.results_per_frame):
@@ -289,6 +294,40 @@ class FakeController:
                 ],
             }
         )
+
+    def remember(self, header, kind, targets=(), tasks=0, session="s1"):
+        """Put a call into the history; the rows of its parts, which have not ended."""
+        rows = [(engine, 255, float("nan"), float("nan")) for engine in targets or [0xFFFFFFFF] * tasks]
+        call = {
+            "session": session,
+            "request": header["id"],
+            "kind": kind,
+            "label": header.get("label"),
+            "submitted": time.time(),
+            "tasks": tasks,
+            "targets": list(targets),
+            "parts": len(rows),
+        }
+        if not header.get("unlisted"):
+            self.past.append((call, rows))
+        return rows
+
+    def _on_history(self, header, buffers):
+        rows = [row for _, rows in self.past for row in rows]
+        count = len(rows)
+        packed = [struct.pack(f"<{count}{code}", *(row[at] for row in rows)) for at, code in enumerate("IBdd")]
+        calls = json.dumps([call for call, _ in self.past]).encode()
+        self._answer({"type": "history", "id": header["id"]}, [calls, *packed])
+
+    def _on_purge(self, header, buffers):
+        chosen = header["requests"]
+        self.past = [
+            (call, rows)
+            for call, rows in self.past
+            if any(row[1] == 255 for row in rows)
+            or (chosen is not None and [call["session"], call["request"]] not in chosen)
+        ]
+        self._answer({"type": "done", "id": header["id"]})
 
     def _on_kill(self, header, buffers):
         self._answer({"type": "done", "id": header["id"]})

@@ -26,6 +26,33 @@ _ERROR = json.dumps(
     ensure_ascii=False,
 ).encode()
 
+_PAST = json.dumps(
+    [
+        {
+            "session": "5e55",
+            "request": 1,
+            "kind": "apply",
+            "label": None,
+            "submitted": 1700000000.0,
+            "tasks": 0,
+            "targets": [0, 2],
+            "parts": 2,
+        },
+        {
+            "session": "5e55",
+            "request": 2,
+            "kind": "map",
+            "label": "märz",
+            "submitted": 1700000000.0,
+            "tasks": 1,
+            "targets": [],
+            "parts": 1,
+        },
+    ],
+    separators=(",", ":"),
+    ensure_ascii=False,
+).encode()
+
 #: name of the file -> (header, buffers)
 FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
     "hello": (
@@ -61,6 +88,8 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
     "written": ({"type": "written", "place": 4096, "bytes": 4194304}, []),
     "abandon": ({"type": "abandon", "places": [4096]}, []),
     "direct": ({"type": "direct", "id": 1, "kind": "apply", "targets": [0, 2]}, [b"pickle", b"out-of-band"]),
+    "direct_labelled": ({"type": "direct", "id": 1, "kind": "apply", "targets": [0], "label": "märz"}, [b"pickle"]),
+    "direct_unlisted": ({"type": "direct", "id": 1, "kind": "apply", "targets": None, "unlisted": True}, [b"pickle"]),
     "map": (
         {"type": "map", "id": 2, "tasks": 3, "targets": None, "label": "märz", "retries": 0},
         [b"function", struct.pack("<4Q", 0, 1, 3, 6), b"abbccc"],
@@ -69,6 +98,8 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
     "interrupt": ({"type": "interrupt", "id": 12, "requests": [3, 4]}, []),
     "abort": ({"type": "abort", "id": 4, "requests": [1, 2], "targets": None}, []),
     "status_request": ({"type": "status", "id": 5}, []),
+    "history_request": ({"type": "history", "id": 5}, []),
+    "purge": ({"type": "purge", "id": 6, "requests": [["5e55", 1], ["5e55", 2]]}, []),
     "shutdown": ({"type": "shutdown", "id": 6}, []),
     "kill": ({"type": "kill", "id": 7, "targets": [1]}, []),
     "hello_again": (
@@ -175,6 +206,16 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
     "forget": ({"type": "forget", "place": 4096}, []),
     "reserved_nothing": ({"type": "reserved", "ticket": 4, "places": None}, []),
     "done": ({"type": "done", "id": 3}, []),
+    "history": (
+        {"type": "history", "id": 5},
+        [
+            _PAST,
+            struct.pack("<3I", 0, 2, 0xFFFFFFFF),
+            bytes([0, 1, 255]),
+            struct.pack("<3d", 1700000000.25, 1700000000.5, float("nan")),
+            struct.pack("<3d", 1700000000.75, 1700000001.0, float("nan")),
+        ],
+    ),
     "status": (
         {
             "type": "status",

@@ -125,8 +125,49 @@ def test_records(rc, dv, lbv):
     assert record["execute_result"]["data"] == {"text/plain": "42"}
     assert record["header"]["msg_type"] == "execute_request"
     assert executed.execute_input == "6 * 7"
-    rest = rc.db_query({"label": "two"}, keys="queue")  # nobody holds these results any more
+    rest = rc.db_query({"label": "two"}, keys="queue")
     assert rest == [{"msg_id": msg_id, "queue": "task"} for msg_id in history[4:6]]
+
+
+def test_calls_of_other_clients(rc, dv, controller):
+    rows = controller.remember({"id": 7, "label": "theirs"}, "map", tasks=3, session="s2")
+    rows[1] = (2, 1, 5.0, 6.0)
+    controller.remember({"id": 8}, "execute", targets=[3], session="s2")[0] = (3, 0, 7.0, 8.0)
+    mine = dv.apply_async(len, "abc")
+    mine.get()
+    assert rc.hub_history() == ["s2_7_0", "s2_7_1", "s2_7_2", "s2_8", *mine.msg_ids]
+    assert [record["msg_id"] for record in rc.db_query({"completed": None})] == ["s2_7_0", "s2_7_2"]
+    [failed] = rc.db_query({"status": "error"})
+    assert (failed["engine_id"], failed["engine_uuid"], failed["label"]) == (2, "fakehost-1002-2", "theirs")
+    assert (failed["started"].timestamp(), failed["completed"].timestamp()) == (5.0, 6.0)
+    assert (failed["client_uuid"], failed["queue"], failed["stdout"], failed["error"]) == ("s2", "task", "", None)
+    [executed] = rc.db_query({"client_uuid": "s2", "queue": "mux"}, keys=["header", "engine_id"])
+    assert (executed["header"]["msg_type"], executed["engine_id"]) == ("execute_request", 3)
+    rc.purge_hub_results(targets=3)
+    assert rc.hub_history() == ["s2_7_0", "s2_7_1", "s2_7_2"]  # what has not ended stays
+    with pytest.raises(KeyError, match="not remembered"):
+        rc.resubmit(mine)
+    rc.purge_hub_results("s2_7_1")
+    assert rc.hub_history() == ["s2_7_0", "s2_7_1", "s2_7_2"]
+    rows[0] = rows[2] = (1, 0, 5.0, 6.0)
+    rc.purge_hub_results("s2_7_1")
+    assert rc.hub_history() == []
+
+
+def test_a_map_of_which_the_controller_keeps_no_tasks(rc, controller):
+    controller.remember({"id": 9}, "map", tasks=2, session="s2")
+    call, rows = controller.past[-1]
+    call["parts"] = 0
+    rows.clear()
+    assert [record["status"] for record in rc.db_query({"msg_id": {"$in": ["s2_9_0", "s2_9_1"]}})] == [None, None]
+
+
+def test_what_the_client_does_for_itself_is_not_listed(rc, controller):
+    handle = rc.put([1] * 1000)
+    assert rc[0].apply_sync(len, handle) == 1000
+    del handle
+    rc[0].apply_sync(len, "")
+    assert rc.hub_history() == rc.history
 
 
 def test_operators(rc, dv):
@@ -147,7 +188,7 @@ def test_operators(rc, dv):
     assert found(msg_id={"$nin": history[::2]}) == history[1::2]
     assert found(msg_id={"$ne": history[0]}) == history[1:]
     assert found(engine_id={"$mod": [2, 1]}) == history[1::2]
-    assert found(completed={"$exists": True}) == []
+    assert found(completed={"$exists": False}) == []
     assert found(msg_id={"$glob": "*_2_*"}) == history[4:8]
     with pytest.raises(KeyError, match="records have no 'nothing'"):
         rc.db_query({"nothing": 1})
@@ -177,7 +218,7 @@ def test_purging_local_results(rc, dv):
     assert purged.get() == [2] * 4
 
 
-def test_purging_what_is_remembered(rc, dv):
+def test_purging_what_the_controller_remembers(rc, dv):
     first, second = rc[1].apply_async(len, "abc"), rc[2].apply_async(len, "ab")
     assert (first.get(), second.get()) == (3, 2)
     rc.purge_hub_results(targets=1)

@@ -18,6 +18,8 @@ pub(crate) struct Outline {
     pub(crate) label: Option<String>,
     pub(crate) tasks: u32,
     pub(crate) targets: Vec<EngineId>,
+    /// Whether the history has it.
+    pub(crate) listed: bool,
 }
 
 #[derive(Debug)]
@@ -57,9 +59,8 @@ pub(crate) struct Found<'a> {
 impl Archive {
     /// A request begins.
     pub(crate) fn begin(&mut self, key: RequestKey, outline: Outline) {
-        if let Some(old) = self.records.remove(&key) {
-            self.bytes -= old.bytes; // the client has used the number twice
-            self.order.retain(|other| *other != key);
+        if self.forget(key) {
+            self.order.retain(|other| *other != key); // the client has used the number twice
         }
         let frames = Some(Vec::new());
         let subscribers = Vec::new();
@@ -136,6 +137,13 @@ impl Archive {
         }
     }
 
+    /// Knows nothing of a request any more; whether it did.
+    pub(crate) fn forget(&mut self, key: RequestKey) -> bool {
+        let old = self.records.remove(&key);
+        self.bytes -= old.as_ref().map_or(0, |record| record.bytes);
+        old.is_some()
+    }
+
     fn drop_frames(&mut self, key: RequestKey) {
         if let Some(record) = self.records.get_mut(&key) {
             self.bytes -= std::mem::take(&mut record.bytes);
@@ -159,7 +167,7 @@ mod tests {
 
     fn begun(requests: u64) -> Archive {
         let mut archive = Archive::default();
-        let outline = Outline { kind: RequestKind::Map, label: None, tasks: 1, targets: vec![] };
+        let outline = Outline { kind: RequestKind::Map, label: None, tasks: 1, targets: vec![], listed: true };
         (1..=requests).for_each(|request| archive.begin(key(request), outline.clone()));
         archive
     }

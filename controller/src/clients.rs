@@ -4,6 +4,8 @@
 //! knows nothing of it: what is there of its requests, and what still comes, is put aside until it fetches them.
 
 use crate::archive::{Archive, Outline};
+use crate::event_loop::unix_time;
+use crate::history::History;
 use crate::inbox::{ConnectionId, Link};
 use crate::mailbox::{Content, Letter, Mailbox, NeverSent, in_memory};
 use crate::spill::{Spill, SpillError};
@@ -60,6 +62,7 @@ pub(crate) struct Clients {
     /// Those that are forgotten, too: what they did may be asked for.
     by_name: BTreeMap<String, ClientId>,
     archive: Archive,
+    history: History,
     spill: Spill,
     store: Option<Arc<Store>>,
     /// Bytes of answers that may wait in memory.
@@ -69,7 +72,8 @@ pub(crate) struct Clients {
 impl Clients {
     pub(crate) fn new(memory: usize, spill: Spill, store: Option<Arc<Store>>) -> Self {
         let (by_id, by_connection, by_name) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { last: 0, by_id, by_connection, by_name, archive: Archive::default(), spill, store, memory }
+        let (archive, history) = (Archive::default(), History::default());
+        Self { last: 0, by_id, by_connection, by_name, archive, history, spill, store, memory }
     }
 
     // -- who is there ------------------------------------------------------------------------------------------------
@@ -231,12 +235,14 @@ impl Clients {
     pub(crate) fn begin_request(&mut self, key: RequestKey, bytes: usize, outline: Outline) {
         if let Some(session) = self.by_id.get_mut(&key.client) {
             session.under_way.insert(key.request, bytes);
+            self.history.begin(key, &session.name, outline.clone(), unix_time());
             self.archive.begin(key, outline);
         }
     }
 
     /// Every part of a request has been answered.
     pub(crate) fn end_request(&mut self, key: RequestKey) {
+        self.history.end(key);
         for (client, id) in self.archive.end(key) {
             self.post(RequestKey { client, request: id }, incomplete(id));
         }
@@ -245,6 +251,20 @@ impl Clients {
             let bytes = session.under_way.remove(&key.request).unwrap_or_default();
             self.give_back(key.client, bytes);
             self.forget_if_over(key.client);
+        }
+    }
+
+    /// The buffers of a `history` frame.
+    pub(crate) fn history(&self) -> Result<Vec<Bytes>, serde_json::Error> {
+        self.history.buffers()
+    }
+
+    /// Forgets requests that have ended, and what is kept of their answers for others; `None`: all.
+    pub(crate) fn purge(&mut self, requests: Option<Vec<(String, RequestId)>>) {
+        let key = |(session, request): (String, RequestId)| Some(RequestKey { client: self.named(&session)?, request });
+        let keys = requests.map(|requests| requests.into_iter().filter_map(key).collect());
+        for key in self.history.purge(keys) {
+            self.archive.forget(key);
         }
     }
 
@@ -258,7 +278,7 @@ impl Clients {
     /// Sends what is known of the request `of`, and what comes, as answers to `to`; whether anything is known.
     pub(crate) fn fetch(&mut self, to: RequestKey, of: RequestKey) -> bool {
         let Some(found) = self.archive.find(of) else { return false };
-        let Outline { kind, label, tasks, targets } = found.outline.clone();
+        let Outline { kind, label, tasks, targets, .. } = found.outline.clone();
         let (count, ended, kept) = (found.count, found.ended, found.frames.map(<[Frame]>::to_vec));
         let claimed = match self.by_id.get_mut(&of.client) {
             Some(session) if to.client == of.client => session.take_aside(of.request),
@@ -304,6 +324,7 @@ impl Clients {
             return;
         };
         let key = RequestKey { client, request };
+        self.history.note(key, header, &frame.buffers, unix_time());
         let subscribers = self.archive.add(key, &frame);
         for (who, id) in &subscribers {
             self.readdress(RequestKey { client: *who, request: *id }, &frame);

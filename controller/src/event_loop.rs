@@ -474,7 +474,7 @@ impl<T: Transport> Controller<T> {
 }
 
 /// Seconds since 1970.
-fn unix_time() -> f64 {
+pub(crate) fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 

@@ -15,6 +15,7 @@ mod event_loop;
 mod files;
 mod fills;
 mod handshake;
+mod history;
 mod inbox;
 mod incoming;
 mod interfaces;

@@ -69,7 +69,17 @@ impl Maps {
 
 /// Task indices of a results message.
 pub(crate) fn indices(table: &[u8]) -> Vec<TaskIndex> {
-    table.chunks_exact(4).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+    numbers(table).collect()
+}
+
+/// The values of a column of `u32`.
+pub(crate) fn numbers(column: &[u8]) -> impl Iterator<Item = u32> {
+    column.chunks_exact(4).filter_map(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)))
+}
+
+/// The values of a column of `f64`.
+pub(crate) fn times(column: &[u8]) -> impl Iterator<Item = f64> {
+    column.chunks_exact(8).filter_map(|bytes| Some(f64::from_le_bytes(bytes.try_into().ok()?)))
 }
 
 /// The tasks that did not succeed.

@@ -201,7 +201,10 @@ fn every_target_of_a_direct_request_answers_once() {
     let cluster = Cluster::start(5);
     let mut client = cluster.client();
     let targets = [1, 2, 4].map(EngineId).to_vec();
-    client.say(&FromClient::Direct { id: 1, kind: DirectKind::Push, targets: Some(targets) }, vec!["body".into()]);
+    client.say(
+        &FromClient::Direct { id: 1, kind: DirectKind::Push, targets: Some(targets), label: None, unlisted: false },
+        vec!["body".into()],
+    );
     let mut answered: Vec<u32> = (0..3)
         .map(|_| match client.hear() {
             (ToClient::Reply { id: 1, engine, status: Status::Ok, .. }, body) => {
@@ -258,7 +261,16 @@ fn strangers_are_refused_and_the_cluster_goes_on() {
     drop(Client::connect(&connection));
 
     let mut client = cluster.client();
-    client.say(&FromClient::Direct { id: 1, kind: DirectKind::Pull, targets: Some(vec![EngineId(7)]) }, vec![]);
+    client.say(
+        &FromClient::Direct {
+            id: 1,
+            kind: DirectKind::Pull,
+            targets: Some(vec![EngineId(7)]),
+            label: None,
+            unlisted: false,
+        },
+        vec![],
+    );
     assert!(matches!(client.hear().0, ToClient::Failed { id: 1, ename, .. } if ename == "EngineError"));
     client.say(&FromClient::Status { id: 2 }, vec![]);
     assert!(matches!(client.hear().0, ToClient::Status(status) if status.engines.len() == 1 && status.clients == 1));
@@ -270,7 +282,10 @@ fn strangers_are_refused_and_the_cluster_goes_on() {
 fn a_broadcast_goes_on_when_the_engine_dies_that_was_to_pass_it_on() {
     let cluster = Cluster::start(5);
     let mut client = cluster.client();
-    client.say(&FromClient::Direct { id: 1, kind: DirectKind::Push, targets: None }, vec!["die".into()]);
+    client.say(
+        &FromClient::Direct { id: 1, kind: DirectKind::Push, targets: None, label: None, unlisted: false },
+        vec!["die".into()],
+    );
     client.say(&FromClient::Signal { id: 2, signum: 2, targets: None }, vec![]);
     let connection = cluster.connection();
     let death = |key: &str| {
@@ -297,7 +312,16 @@ fn a_broadcast_goes_on_when_the_engine_dies_that_was_to_pass_it_on() {
     assert_eq!(answered, (0..5).zip(expected).collect::<Vec<_>>());
     assert_eq!(sentence, "engine 0 (host here, pid 4711) was killed by SIGSEGV (signal 11, a segmentation fault)");
 
-    client.say(&FromClient::Direct { id: 3, kind: DirectKind::Pull, targets: Some(vec![EngineId(0)]) }, vec![]);
+    client.say(
+        &FromClient::Direct {
+            id: 3,
+            kind: DirectKind::Pull,
+            targets: Some(vec![EngineId(0)]),
+            label: None,
+            unlisted: false,
+        },
+        vec![],
+    );
     assert!(matches!(client.hear().0, ToClient::Failed { id: 3, message, .. } if message.contains("SIGSEGV")));
     let mut late = cluster.client();
     assert!(matches!(late.hear().0, ToClient::Engines { lost, .. } if lost.len() == 1));

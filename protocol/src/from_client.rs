@@ -47,6 +47,12 @@ pub enum FromClient {
         kind: DirectKind,
         /// Whom it is for.
         targets: Targets,
+        /// The user's name for it, kept in records.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        label: Option<String>,
+        /// Whether records leave it out: the client's own upkeep.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unlisted: bool,
     },
     /// Load-balanced tasks. Buffers: function, offsets (`u64[tasks + 1]`, bytes), items back to back.
     Map {
@@ -100,6 +106,18 @@ pub enum FromClient {
         /// The client's number of this request.
         id: RequestId,
     },
+    /// Asks for the most recent requests of all sessions.
+    History {
+        /// The client's number of this request.
+        id: RequestId,
+    },
+    /// Lets the controller forget requests that have ended, as far as [`Self::History`] and [`Self::Fetch`] go.
+    Purge {
+        /// The client's number of this request.
+        id: RequestId,
+        /// Sessions and their numbers of requests; `None`: all.
+        requests: Option<Vec<(String, RequestId)>>,
+    },
     /// Stops the cluster.
     Shutdown {
         /// The client's number of this request.
@@ -146,6 +164,8 @@ impl FromClient {
             | Self::Abort { id, .. }
             | Self::Interrupt { id, .. }
             | Self::Status { id }
+            | Self::History { id }
+            | Self::Purge { id, .. }
             | Self::Shutdown { id }
             | Self::Kill { id, .. }
             | Self::Fetch { id, .. } => Some(*id),

@@ -96,7 +96,14 @@ pub enum ToClient {
         /// Targets of a direct request.
         targets: Vec<EngineId>,
     },
-    /// A signal, abort or kill request has been carried out.
+    /// Answer to a history request. Buffers: [`PastRequest`]s, oldest first, as JSON; engines `u32[n]`, status `u8[n]`,
+    /// started `f64[n]`, completed `f64[n]` of their parts, those of the first request first. Of a part that has not
+    /// ended the status is 255 and the times are NaN; of a task without an engine that is [`u32::MAX`].
+    History {
+        /// The request.
+        id: RequestId,
+    },
+    /// A signal, abort, kill or purge request has been carried out.
     Done {
         /// The request.
         id: RequestId,
@@ -201,6 +208,27 @@ pub enum RequestKind {
     /// A direct request.
     #[serde(untagged)]
     Direct(DirectKind),
+}
+
+/// A request of any session that the controller remembers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PastRequest {
+    /// Name of its session.
+    pub session: String,
+    /// The session's number of it.
+    pub request: RequestId,
+    /// What kind of request it was.
+    pub kind: RequestKind,
+    /// The user's name for it.
+    pub label: Option<String>,
+    /// When it came, Unix time in seconds, the controller's clock.
+    pub submitted: f64,
+    /// Number of tasks of a map.
+    pub tasks: u32,
+    /// Targets of a direct request.
+    pub targets: Vec<EngineId>,
+    /// Rows of the columns that are its own: one for each target or task, or none if those were too many.
+    pub parts: u32,
 }
 
 /// An engine as clients see it.

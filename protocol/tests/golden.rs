@@ -3,13 +3,13 @@
 use bytes::{Bytes, BytesMut};
 use pxcluster_protocol::frame::{self, Frame, Limits};
 use pxcluster_protocol::from_client::FromClient;
-use pxcluster_protocol::to_client::ToClient;
+use pxcluster_protocol::to_client::{PastRequest, ToClient};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::Path;
 
-const FROM_CLIENT: [&str; 21] = [
+const FROM_CLIENT: [&str; 25] = [
     "memory_request",
     "hello_sharing",
     "reserve",
@@ -19,11 +19,15 @@ const FROM_CLIENT: [&str; 21] = [
     "hello",
     "hello_again",
     "direct",
+    "direct_labelled",
+    "direct_unlisted",
     "map",
     "signal",
     "abort",
     "interrupt",
     "status_request",
+    "history_request",
+    "purge",
     "shutdown",
     "kill",
     "received",
@@ -32,7 +36,7 @@ const FROM_CLIENT: [&str; 21] = [
     "death",
     "silent",
 ];
-const TO_CLIENT: [&str; 21] = [
+const TO_CLIENT: [&str; 22] = [
     "memory",
     "ahead",
     "forget",
@@ -51,6 +55,7 @@ const TO_CLIENT: [&str; 21] = [
     "engines",
     "engines_silent",
     "done",
+    "history",
     "status",
     "closing",
     "kill_engine",
@@ -100,4 +105,13 @@ fn no_golden_frame_is_forgotten() {
     let files = std::fs::read_dir(folder).expect("exists").filter_map(Result::ok);
     let frames = files.filter(|file| file.path().extension().is_some_and(|ending| ending == "bin")).count();
     assert_eq!(frames, FROM_CLIENT.len() + TO_CLIENT.len());
+}
+
+#[test]
+fn past_requests_are_written_as_the_golden_frame_has_them() {
+    let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/history.bin")).expect("exists");
+    let frame = frame::decode(&mut BytesMut::from(&bytes[..]), Limits::CLIENT).expect("well formed").expect("is whole");
+    let past: Vec<PastRequest> = serde_json::from_slice(&frame.buffers[0]).expect("is JSON");
+    assert_eq!(past.iter().map(|past| past.parts).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(serde_json::to_vec(&past).expect("encodes"), frame.buffers[0]);
 }

@@ -61,8 +61,6 @@ class Calls:
         self._bytes = 0
         #: New msg_ids of what was run again, by the old ones.
         self.resubmitted: dict[str, str] = {}
-        #: Numbers up to the first, and the others, were purged.
-        self._purged: tuple[int, set[int]] = (0, set())
 
     def keep(
         self, request: Request, header: Header, body: Sequence[Bytes | Pieces | array[int]], mentions: Mentions | None
@@ -101,23 +99,17 @@ class Calls:
         """The request with this number, if it is remembered."""
         return self._calls.get(number)
 
-    def purge(self, numbers: Iterable[int] | None, last: int) -> None:
-        """Forget requests, and that there were any; None: all up to number `last`."""
+    def purge(self, numbers: Iterable[int] | None) -> None:
+        """Forget these requests, None: all."""
         with self._lock:
             if numbers is None:
                 self._calls.clear()
                 self._bytes = 0
                 self.resubmitted.clear()
-                self._purged = last, set()
                 return
             for number in numbers:
                 call = self._calls.pop(number, None)
                 self._bytes -= 0 if call is None else call.size
-                self._purged[1].add(number)
-
-    def is_purged(self, number: int) -> bool:
-        """Whether the request with this number was purged."""
-        return number <= self._purged[0] or number in self._purged[1]
 
 
 def _remembered(body: Sequence[Bytes | Pieces | array[int]], mentions: Mentions | None) -> tuple[Body | None, str, int]:

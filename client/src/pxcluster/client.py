@@ -11,7 +11,7 @@ from . import connection, error
 from .calls import Calls
 from .clientcalls import ClientCalls
 from .controlrequest import signum_of
-from .requests import DirectRequest
+from .requests import DirectRequest, msg_id_of
 from .session import Session
 from .shared import Keeper, Shared
 
@@ -104,7 +104,7 @@ class Client(ClientCalls):
         shown = connection.shorten(path)
         self._session = Session(lambda seconds: connection.connect(info, shown, seconds), info["key"], 10)
         self._keeper = Keeper(self._session)
-        self.purge_everything()
+        self._forget_calls()
 
     def __repr__(self) -> str:
         state = "closed" if self._session.lost is not None else f"{len(self)} engines"
@@ -419,10 +419,7 @@ class Client(ClientCalls):
         name = self._session.name
         found: list[str] = []
         for number, count in list(requests):
-            if count == 1:
-                found.append(f"{name}_{number}")
-            else:
-                found += [f"{name}_{number}_{slot}" for slot in range(count)]
+            found += [msg_id_of(name, number, slot, count) for slot in range(count)]
         return found
 
     @property

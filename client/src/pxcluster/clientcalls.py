@@ -33,13 +33,19 @@ class ClientCalls:
         return result
 
     def hub_history(self) -> list[str]:
-        """The msg_ids of this client's calls, oldest first, without those that were purged."""
+        """The msg_ids of all clients' calls, oldest first, as far as the controller remembers them.
+
+        It remembers the most recent 131,072 calls on engines and tasks, until they are purged.
+        """
         from .records import hub_history
 
         return hub_history(self._this())
 
     def db_query(self, query: dict[str, Any], keys: str | list[str] | None = None) -> list[dict[str, Any]]:
         """What is known of the calls in :meth:`hub_history` that match `query`, as dicts with `keys` (default: all).
+
+        The controller remembers where, when and how calls ended; what they printed and returned is known of those whose
+        results this client holds. ``completed`` is None of what has not ended.
 
         `query`: values by key, or dicts of operators, such as ``{"submitted": {"$gt": datetime}}``: ``$eq $ne $lt $lte
         $gt $gte $in $nin $all $mod $exists $glob``. What is not known is None. KeyError: no such key; ValueError: no
@@ -56,24 +62,31 @@ class ClientCalls:
         """
         from .records import purge
 
-        purge(self._this(), jobs, targets, local=True, remembered=False)
+        purge(self._this(), jobs, targets, local=True, remote=False)
 
     def purge_hub_results(self, jobs: Any = (), targets: Any = ()) -> None:
-        """Let :meth:`hub_history`, :meth:`db_query` and :meth:`resubmit` forget calls; see purge_local_results."""
+        """Let the controller forget calls of all clients that have ended, and :meth:`resubmit` those of this one.
+
+        `jobs` and `targets` as of :meth:`purge_local_results`.
+        """
         from .records import purge
 
-        purge(self._this(), jobs, targets, local=False, remembered=True)
+        purge(self._this(), jobs, targets, local=False, remote=True)
 
     def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
         """Both :meth:`purge_local_results` and :meth:`purge_hub_results`."""
         from .records import purge
 
-        purge(self._this(), jobs, targets, local=True, remembered=True)
+        purge(self._this(), jobs, targets, local=True, remote=True)
 
     def purge_everything(self) -> None:
         """:meth:`purge_results` of all calls, and forget the history."""
         self.purge_results("all")
+        self._forget_calls()
+
+    def _forget_calls(self) -> None:
         this = self._this()
+        this._calls.purge(None)
         this._requests.clear()
         this._targets.clear()
 

@@ -7,7 +7,7 @@ from .requests import ERROR, OK, PENDING, DirectRequest, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .frames import Header
+    from .frames import Bytes, Header
     from .requests import Outcome
 
 
@@ -22,13 +22,14 @@ def signum_of(sig: int | str) -> int:
 
 
 class ControlRequest(Request):
-    """A request that no engine's Python sees: signal, abort, status, shutdown. `answer`: the header of the answer."""
+    """A request that no engine's Python sees: signal, abort, status, history … `answer`: the frame that it is."""
 
-    __slots__ = ("answer",)
+    __slots__ = ("answer", "buffers")
 
     def __init__(self, name: str) -> None:
         super().__init__(name, 1)
         self.answer: Header = {}
+        self.buffers: list[Bytes] = []
 
     def finished(self) -> int:
         return int(self.done)

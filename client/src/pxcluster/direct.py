@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from .asyncresult import AsyncResult
-    from .frames import Bytes
+    from .frames import Bytes, Header
     from .mapresult import AsyncMapResult
 
 
@@ -66,7 +66,9 @@ class DirectView(View):
             result.owner = True
         session = self.client._session
         everyone = session.registry.is_everyone(engines)
-        header = {"type": "direct", "id": 0, "kind": kind, "targets": None if everyone else engines}
+        header: Header = {"type": "direct", "id": 0, "kind": kind, "targets": None if everyone else engines}
+        if request.label is not None:
+            header["label"] = request.label
         session.submit(request, header, body)
         self._record(request)
         self.client._calls.keep(request, header, body, mentions)

@@ -58,7 +58,7 @@ def encode(
 
     The keys of `header` are written in their order. `places`: offsets of buffers in shared memory, by index.
     """
-    text = (_direct(header) if header["type"] == "direct" else _to_json(header)).encode()
+    text = (_direct(header) if header["type"] == "direct" and len(header) == 4 else _to_json(header)).encode()
     if not buffers:
         return [_PREFIX.pack(len(text), 0) + text]
     count = len(buffers)

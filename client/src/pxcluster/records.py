@@ -1,13 +1,16 @@
-"""What a client knows of its calls, in the form of records that can be searched."""
+"""The calls that the controller remembers, of all clients, in the form of records that can be searched."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import json
+from datetime import datetime
 from fnmatch import fnmatch
-from typing import Any
+from math import isnan
+from typing import Any, NamedTuple
 
 from .jobs import parsed
 from .reply import METADATA_KEYS, Metadata
+from .requests import STATUS_NAMES, datetime_of, msg_id_of
 from .resubmit import msg_ids_of
 
 TYPE_CHECKING = False
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 #: What a record has beside the metadata of the call.
 _MORE = ("header", "client_uuid", "resubmitted", "queue")
 _KEYS = frozenset({*METADATA_KEYS, *_MORE})
+#: In the columns of a `history` frame: no status yet, no engine.
+_PENDING = 0xFF
+_NO_ENGINE = 0xFFFFFFFF
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "$eq": lambda value, wanted: value == wanted,
@@ -36,10 +42,26 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
+class Past(NamedTuple):
+    """A call on one engine, or a task, that the controller remembers."""
+
+    msg_id: str
+    session: str
+    number: int
+    slot: int
+    kind: str
+    label: str | None
+    submitted: float
+    #: None: it has not ended, or there were too many in its call for the controller to remember each.
+    status: int | None
+    engine: int | None
+    started: float | None
+    completed: float | None
+
+
 def hub_history(client: Client) -> list[str]:
     """See Client.hub_history."""
-    calls = client._calls
-    return client._msg_ids(request for request in list(client._requests) if not calls.is_purged(request[0]))
+    return [past.msg_id for past in remembered(client)]
 
 
 def db_query(client: Client, query: dict[str, Any], keys: str | list[str] | None) -> list[dict[str, Any]]:
@@ -48,13 +70,52 @@ def db_query(client: Client, query: dict[str, Any], keys: str | list[str] | None
     wanted = [keys] if isinstance(keys, str) else None if keys is None else list(keys)
     for key in wanted or ():
         _check_key(key)
-    client._session.wait(lambda: False, 0)  # what has come is seen
     found = []
-    for msg_id in hub_history(client):
-        record = _record(client, msg_id)
+    for past in remembered(client):
+        record = _record(client, past)
         if all(test(record[key]) for key, test in tests):
             found.append(record if wanted is None else {key: record[key] for key in dict.fromkeys(["msg_id", *wanted])})
     return found
+
+
+def remembered(client: Client) -> Iterator[Past]:
+    """What the controller remembers of all clients, oldest calls first."""
+    calls, *buffers = client._session.request({"type": "history", "id": 0}).buffers
+    engines, statuses = memoryview(buffers[0]).cast("I"), memoryview(buffers[1])
+    started, completed = memoryview(buffers[2]).cast("d"), memoryview(buffers[3]).cast("d")
+    row = 0
+    for call in json.loads(bytes(calls)):
+        session, number = call["session"], call["request"]
+        count = call["tasks"] or len(call["targets"])
+        for slot in range(count):
+            engine = call["targets"][slot] if call["targets"] else None
+            status = start = end = None
+            if call["parts"]:
+                engine = _ran_on(engines[row], engine)
+                status = None if statuses[row] == _PENDING else statuses[row]
+                start, end = _known(started[row]), _known(completed[row])
+                row += 1
+            yield Past(
+                msg_id_of(session, number, slot, count),
+                session,
+                number,
+                slot,
+                call["kind"],
+                call["label"],
+                call["submitted"],
+                status,
+                engine,
+                start,
+                end,
+            )
+
+
+def _ran_on(engine: int, target: int | None) -> int | None:
+    return target if engine == _NO_ENGINE else engine
+
+
+def _known(moment: float) -> float | None:
+    return None if isnan(moment) else moment
 
 
 def _check_key(key: str) -> None:
@@ -80,59 +141,74 @@ def _aware(value: Any) -> Any:
     return value.astimezone() if isinstance(value, datetime) and value.tzinfo is None else value
 
 
-def _record(client: Client, msg_id: str) -> dict[str, Any]:
-    """All that is known of a call on one engine, or of a task."""
-    _, number, slot = parsed(client, msg_id)
+def _record(client: Client, past: Past) -> dict[str, Any]:
+    """All that is known of a call on one engine, or of a task: here, and by the controller."""
     session = client._session
-    request, call = session.registry.find(number), client._calls.find(number)
+    registry = session.registry
+    own = past.session == session.name
+    request = registry.find(past.number) if own else registry.fetched.get((past.session, past.number))
     if request is not None:
-        metadata = request.metadata(slot)
+        metadata = request.metadata(past.slot)
     else:
-        metadata = Metadata(msg_id=msg_id)
+        metadata = Metadata(
+            msg_id=past.msg_id,
+            submitted=datetime_of(past.submitted),
+            started=datetime_of(past.started),
+            completed=datetime_of(past.completed),
+            engine_id=past.engine,
+            engine_uuid=None if past.engine is None else registry.uuids.get(past.engine),
+            status=None if past.status is None else STATUS_NAMES.get(past.status),
+            label=past.label,
+        )
+        call = client._calls.find(past.number) if own else None
         if call is not None:
-            metadata["submitted"] = datetime.fromtimestamp(call.submitted, UTC)
-            metadata["label"] = call.label
-            metadata["engine_id"] = call.targets[slot] if call.targets else None
             metadata["after"], metadata["follow"] = list(call.after), list(call.follow)
-    kind = None if call is None else call.header.get("kind", "map")
+            metadata["execute_input"] = call.code
     return {
         **metadata,
-        "client_uuid": session.name,
+        "client_uuid": past.session,
         "header": {
-            "msg_id": msg_id,
-            "session": session.name,
+            "msg_id": past.msg_id,
+            "session": past.session,
             "date": metadata["submitted"],
-            "msg_type": None if kind is None else "execute_request" if kind == "execute" else "apply_request",
+            "msg_type": "execute_request" if past.kind == "execute" else "apply_request",
         },
-        "queue": None if kind is None else "task" if kind == "map" else "mux",
-        "resubmitted": client._calls.resubmitted.get(msg_id),
+        "queue": "task" if past.kind == "map" else "mux",
+        "resubmitted": client._calls.resubmitted.get(past.msg_id),
     }
 
 
-def purge(client: Client, jobs: Any, targets: Any, *, local: bool, remembered: bool) -> None:
+def purge(client: Client, jobs: Any, targets: Any, *, local: bool, remote: bool) -> None:
     """See Client.purge_results."""
     everything = isinstance(jobs, str) and jobs == "all"
     if not everything and not jobs and jobs != 0 and _is_nothing(targets):
         raise ValueError("Must specify at least one of `targets` and `jobs`")
-    registry = client._session.registry
+    name, registry = client._session.name, client._session.registry
     numbers = {number for number, _ in client._requests}
+    others: set[tuple[str, int]] = set()
     if not everything:
-        chosen = set()
+        named = set()
         if jobs or jobs == 0:
-            named = [parsed(client, msg_id) for msg_id in msg_ids_of(client, jobs)]
-            chosen = {number for session, number, _ in named if session == client._session.name}
-        if not _is_nothing(targets):
-            engines = set(client._resolve(targets))
-            chosen |= {number for number in numbers if engines & _engines(client, number)}
-        numbers &= chosen
-    pending = [request for request in registry.outstanding() if request.id in numbers]
-    if pending:
-        names = [request.msg_id(slot) for request in pending for slot in range(request.count)]
-        raise RuntimeError(f"Can't purge outstanding tasks: {', '.join(names[:10])}{' …' if len(names) > 10 else ''}")
+            named = {parsed(client, msg_id)[:2] for msg_id in msg_ids_of(client, jobs)}
+        engines = set() if _is_nothing(targets) else set(client._resolve(targets))
+        if engines:
+            named |= {(name, number) for number in numbers if engines & _engines(client, number)}
+        numbers &= {number for session, number in named if session == name}
+        others = {pair for pair in named if pair[0] != name}
+        if remote and engines:
+            others |= {(past.session, past.number) for past in remembered(client) if past.engine in engines}
+    waiting = [request for request in registry.outstanding() if request.id in numbers]
+    if waiting:
+        pending = [request.msg_id(slot) for request in waiting for slot in range(request.count)]
+        raise RuntimeError(
+            f"Can't purge outstanding tasks: {', '.join(pending[:10])}{' …' if len(pending) > 10 else ''}"
+        )
     if local:
         registry.forget(numbers)
-    if remembered:
-        client._calls.purge(None if everything else numbers, max(numbers, default=0))
+    if remote:
+        chosen = None if everything else sorted({(name, number) for number in numbers} | others)
+        client._session.request({"type": "purge", "id": 0, "requests": chosen})
+        client._calls.purge(None if everything else numbers)
 
 
 def _is_nothing(targets: Any) -> bool:

@@ -145,8 +145,8 @@ class Registry:
                         request.take_output(slot, header["name"], str(buffers[0], "utf-8", "replace"))
         elif kind == "failed":
             self._finish(header["id"], from_failure(header["ename"], header["message"]), header)
-        elif kind in ("done", "status"):
-            self._finish(header["id"], None, header)
+        elif kind in ("done", "status", "history"):
+            self._finish(header["id"], None, header, buffers)
         elif kind == "request":
             self._fetch_answered(header)
         elif kind == "engines":
@@ -158,11 +158,11 @@ class Registry:
         if request.done:
             self.pending.pop(request.id, None)
 
-    def _finish(self, number: int, failure: Exception | None, header: Header) -> None:
+    def _finish(self, number: int, failure: Exception | None, header: Header, buffers: Sequence[Bytes] = ()) -> None:
         request = self.pending.pop(number, None)
         if request is not None:
             if isinstance(request, ControlRequest):
-                request.answer = header
+                request.answer, request.buffers = header, list(buffers)
             self.callbacks.extend(request.finish(failure))
 
     def _fetch_answered(self, header: Header) -> None:

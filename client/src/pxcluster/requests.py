@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Listener = Callable[[tuple[int, str, str]], None]
 
 OK, ERROR, ABORTED, PENDING = 0, 1, 2, 255
-_STATUS = {OK: "ok", ERROR: "error", ABORTED: "aborted"}
+STATUS_NAMES = {OK: "ok", ERROR: "error", ABORTED: "aborted"}
 
 _NO_UUIDS: dict[int, str] = {}
 _callback_lock = threading.Lock()
@@ -214,7 +214,7 @@ class Request:
     def msg_id(self, slot: int) -> str:
         """The name of a slot: unique, and known to Client.get_result."""
         session, number = self.origin or (self.session, self.id)
-        return f"{session}_{number}" if self.count == 1 else f"{session}_{number}_{slot}"
+        return msg_id_of(session, number, slot, self.count)
 
     def execute_result(self, slot: int) -> dict[str, Any] | None:
         """What an execute showed as its result."""
@@ -239,13 +239,13 @@ class Request:
             status = ERROR
         return Metadata(
             msg_id=self.msg_id(slot),
-            submitted=_datetime(self.submitted),
-            started=_datetime(started),
-            completed=_datetime(completed),
-            received=_datetime(received),
+            submitted=datetime_of(self.submitted),
+            started=datetime_of(started),
+            completed=datetime_of(completed),
+            received=datetime_of(received),
             engine_id=engine,
             engine_uuid=None if engine is None else self.uuids.get(engine),
-            status=_STATUS.get(status),
+            status=STATUS_NAMES.get(status),
             label=self.label,
             stdout=output.text("stdout"),
             stderr=output.text("stderr"),
@@ -379,7 +379,13 @@ def unloadable(engine: int, reason: Exception) -> serialize.SerializationError:
     return failure
 
 
-def _datetime(stamp: float | None) -> datetime | None:
+def msg_id_of(session: str, number: int, slot: int, count: int) -> str:
+    """The name of a slot of a request that has `count` of them."""
+    return f"{session}_{number}" if count == 1 else f"{session}_{number}_{slot}"
+
+
+def datetime_of(stamp: float | None) -> datetime | None:
+    """Unix seconds as an aware datetime (UTC)."""
     if stamp is None:
         return None
     from datetime import UTC, datetime

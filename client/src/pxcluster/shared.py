@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .client import Client
-    from .frames import Bytes
+    from .frames import Bytes, Header
     from .requests import Request
     from .session import Session
 
@@ -222,7 +222,8 @@ class Keeper:
     def _submit(self, request: DirectRequest, body: Sequence[Bytes]) -> None:
         engines = request.targets
         everyone = self._session.registry.is_everyone(engines)
-        header = {"type": "direct", "id": 0, "kind": "apply", "targets": None if everyone else list(engines)}
+        header: Header = {"type": "direct", "id": 0, "kind": "apply", "unlisted": True}
+        header["targets"] = None if everyone else list(engines)
         self._session.submit(request, header, body)
 
 

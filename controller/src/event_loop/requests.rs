@@ -48,7 +48,7 @@ impl<T: Transport> Controller<T> {
             }
             FromClient::Written { place, bytes } => self.has_written(place, bytes)?,
             FromClient::Abandon { places } => self.abandon(connection, &places)?,
-            FromClient::Direct { id, kind, targets } => {
+            FromClient::Direct { id, kind, targets, label: _, unlisted: _ } => {
                 if let Some(targets) = self.resolve(key(id), targets) {
                     self.bodies.insert(key(id), (kind, frame.buffers));
                     self.decide(Event::Direct { key: key(id), targets }, &Answer::default())?;
@@ -83,6 +83,11 @@ impl<T: Transport> Controller<T> {
             FromClient::Status { id } => {
                 let status = self.status(id);
                 self.clients.send(client, &ToClient::Status(status), vec![]);
+            }
+            FromClient::History { id } => self.tell_history(key(id)),
+            FromClient::Purge { id, requests } => {
+                self.clients.purge(requests);
+                self.clients.send(client, &ToClient::Done { id }, vec![]);
             }
             FromClient::Kill { id, targets } => self.handle_kill(key(id), targets)?,
             FromClient::Death(_) | FromClient::Silent(_) => tracing::warn!("client {} is no nanny", client.0),

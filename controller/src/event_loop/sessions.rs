@@ -60,16 +60,26 @@ impl<T: Transport> Controller<T> {
         }
     }
 
+    /// A client asks what all clients have asked for.
+    pub(super) fn tell_history(&mut self, key: RequestKey) {
+        match self.clients.history() {
+            Ok(buffers) => self.clients.send(key.client, &ToClient::History { id: key.request }, buffers),
+            Err(error) => self.fail(key, "ValueError", format!("the history cannot be written: {error}")),
+        }
+    }
+
     /// A frame has come: if it is a request whose answers are kept, it begins, otherwise its bytes are done with.
     pub(super) fn begin_request(&mut self, client: ClientId, header: &FromClient, bytes: usize) {
         self.clients.arrived(client, header.id());
         let (id, outline) = match header {
-            FromClient::Direct { id, kind, targets } => {
+            FromClient::Direct { id, kind, targets, label, unlisted } => {
                 let targets = targets.clone().unwrap_or_else(|| self.scheduler.engines().iter().collect());
-                (*id, Outline { kind: RequestKind::Direct(*kind), label: None, tasks: 0, targets })
+                let (kind, label, listed) = (RequestKind::Direct(*kind), label.clone(), !unlisted);
+                (*id, Outline { kind, label, tasks: 0, targets, listed })
             }
             FromClient::Map { id, tasks, label, .. } => {
-                (*id, Outline { kind: RequestKind::Map, label: label.clone(), tasks: *tasks, targets: vec![] })
+                let label = label.clone();
+                (*id, Outline { kind: RequestKind::Map, label, tasks: *tasks, targets: vec![], listed: true })
             }
             _ => return self.clients.give_back(client, bytes),
         };

@@ -1,7 +1,7 @@
 //! Clients that vanish and return, ask for what others did, read slowly, or send too much.
 
 use super::*;
-use pxcluster_protocol::to_client::{RequestKind, Welcome};
+use pxcluster_protocol::to_client::{PastRequest, RequestKind, Welcome};
 
 const MEBIBYTE: usize = 1 << 20;
 
@@ -55,7 +55,9 @@ fn hear_map(client: &mut Client, id: u64, seen: &mut [u32]) -> u64 {
 }
 
 fn push(client: &mut Client, id: u64, body: Vec<u8>) {
-    let header = FromClient::Direct { id, kind: DirectKind::Push, targets: Some(vec![EngineId(0)]) };
+    let targets = Some(vec![EngineId(0)]);
+    let header =
+        FromClient::Direct { id, kind: DirectKind::Push, targets, label: Some("mine".into()), unlisted: false };
     client.say(&header, vec![body.into()]);
 }
 
@@ -132,7 +134,7 @@ fn other_clients_fetch_by_session_and_request() {
     let fetch = |id, request| FromClient::Fetch { id, session: Some(session.clone()), request };
     other.say(&fetch(7, 1), vec![]);
     let kind = RequestKind::Direct(DirectKind::Push);
-    let told = ToClient::Request { id: 7, kind, label: None, tasks: 0, targets: vec![EngineId(0)] };
+    let told = ToClient::Request { id: 7, kind, label: Some("mine".into()), tasks: 0, targets: vec![EngineId(0)] };
     assert_eq!(other.hear().0, told);
     assert_eq!(hear_reply(&mut other, 7), 4);
     other.say(&fetch(8, 5), vec![]);
@@ -141,6 +143,49 @@ fn other_clients_fetch_by_session_and_request() {
     assert!(matches!(other.hear().0, ToClient::Failed { id: 9, ename, .. } if ename == "KeyError"));
     let gone = cluster.comes(Some("nobody"), Some(0), 1).1;
     assert!(matches!(gone, ToClient::Refused { reason } if reason.contains("session nobody is not known")));
+    cluster.stop(other);
+}
+
+#[test]
+fn what_all_clients_asked_for_is_remembered_until_it_is_purged() {
+    let cluster = Cluster::start(2);
+    let (mut client, session) = cluster.new_session(1);
+    push(&mut client, 1, b"body".to_vec());
+    hear_reply(&mut client, 1);
+    client.map(2, 3);
+    let frames = 1 + hear_map(&mut client, 2, &mut [0; 3]);
+    client.say(&FromClient::Received { frames }, vec![]);
+    client.say(&FromClient::Status { id: 3 }, vec![]);
+    assert!(matches!(client.hear().0, ToClient::Status(_)));
+    let (mut other, _) = cluster.new_session(2);
+    push(&mut other, 1, vec![]);
+    hear_reply(&mut other, 1);
+    let past = |other: &mut Client| -> (Vec<PastRequest>, Vec<Bytes>) {
+        other.say(&FromClient::History { id: 7 }, vec![]);
+        let (header, buffers) = other.hear();
+        assert_eq!(header, ToClient::History { id: 7 });
+        (serde_json::from_slice(&buffers[0]).expect("is JSON"), buffers)
+    };
+    let (found, columns) = past(&mut other);
+    let named: Vec<_> = found.iter().map(|past| (past.session == session, past.request, past.parts)).collect();
+    assert_eq!(named, [(true, 1, 1), (true, 2, 3), (false, 1, 1)]);
+    assert_eq!((found[0].label.as_deref(), &found[0].targets[..]), (Some("mine"), &[EngineId(0)][..]));
+    assert_eq!((found[1].kind, found[1].tasks), (RequestKind::Map, 3));
+    assert!(indices(&columns[1]).into_iter().all(|engine| engine < 2));
+    assert_eq!(&columns[2][..], [0; 5]);
+    assert_eq!(&columns[4][..], 2f64.to_le_bytes().repeat(5));
+
+    let purge = |other: &mut Client, requests| {
+        other.say(&FromClient::Purge { id: 8, requests }, vec![]);
+        assert_eq!(other.hear().0, ToClient::Done { id: 8 });
+    };
+    purge(&mut other, Some(vec![(session.clone(), 2), (session.clone(), 5), ("nobody".into(), 1)]));
+    assert_eq!(past(&mut other).0.len(), 2);
+    other.say(&FromClient::Fetch { id: 9, session: Some(session), request: 2 }, vec![]);
+    assert!(matches!(other.hear().0, ToClient::Failed { id: 9, ename, .. } if ename == "KeyError"));
+    purge(&mut other, None);
+    assert_eq!(past(&mut other).0, []);
+    drop(client);
     cluster.stop(other);
 }
 
