@@ -34,7 +34,7 @@ pub enum ToClient {
         /// The map.
         id: RequestId,
     },
-    /// What user code printed or displayed. One buffer: UTF-8 text, JSON for `display`, a pickle for `data`.
+    /// What user code printed or displayed. One buffer: UTF-8 text, JSON for `display`, a pickle for the rest.
     Output {
         /// The request that ran.
         id: RequestId,
@@ -263,6 +263,8 @@ pub enum OutputName {
     Display,
     /// What user code publishes by name, a pickled dictionary.
     Data,
+    /// What a comm of Jupyter's sends, pickled.
+    Comm,
 }
 
 /// State of the whole cluster.

@@ -44,9 +44,11 @@ def running_kernel(env: Mapping[str, str]) -> Iterator[tuple[KernelManager, Bloc
     client = manager.blocking_client()
     client.start_channels()
     client.wait_for_ready(timeout=60)
-    yield manager, client
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+    try:
+        yield manager, client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 def run_notebook(name: str, env: Mapping[str, str]) -> list[Cell]:

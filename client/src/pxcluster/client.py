@@ -10,6 +10,7 @@ from typing import Any
 from . import connection, error
 from .calls import Calls
 from .clientcalls import ClientCalls
+from .comms import Comms
 from .controlrequest import signum_of
 from .requests import DirectRequest, msg_id_of
 from .session import Session
@@ -73,20 +74,21 @@ class Client(ClientCalls):
         self.cluster = cluster
         if connection_info is None or isinstance(connection_info, str | os.PathLike):
             path = connection.path_of(cluster_id) if connection_info is None else os.fspath(connection_info)
-            self._info = connection.wait_for(path, timeout)
-            shown = connection.shorten(path)
+            self._connect(connection.wait_for(path, timeout), connection.shorten(path), timeout, resume)
         else:
-            self._info = connection.check(dict(connection_info))
-            shown = "(given as a dict)"
-        info = self._info
-        self._session = Session(lambda seconds: connection.connect(info, shown, seconds), info["key"], timeout, resume)
-        self._keeper = Keeper(self._session)
+            self._connect(connection.check(dict(connection_info)), "(given as a dict)", timeout, resume)
         self._requests: list[tuple[int, int]] = []
         self._calls = Calls()
         #: Engines of direct calls on several of them, where they are not 0, 1, 2, …
         self._targets: dict[int, Sequence[int]] = {}
         _open.add(self)
         self._activate_first()
+
+    def _connect(self, info: dict[str, Any], shown: str, timeout: float, resume: str | None = None) -> None:
+        self._info = info
+        self._session = Session(lambda seconds: connection.connect(info, shown, seconds), info["key"], timeout, resume)
+        self._session.registry.comms = Comms(self._session)
+        self._keeper = Keeper(self._session)
 
     def _activate_first(self) -> None:
         from .outputs import shell
@@ -100,10 +102,7 @@ class Client(ClientCalls):
     def _rejoin(self, path: str) -> None:
         """Go on with another run of the cluster, which has been asked nothing yet."""
         self._session.close()
-        self._info = info = connection.read(path)
-        shown = connection.shorten(path)
-        self._session = Session(lambda seconds: connection.connect(info, shown, seconds), info["key"], 10)
-        self._keeper = Keeper(self._session)
+        self._connect(connection.read(path), connection.shorten(path), 10)
         self._forget_calls()
 
     def __repr__(self) -> str:

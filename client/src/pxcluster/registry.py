@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
+    from .comms import Comms
     from .frames import Bytes, Header
 
 
@@ -43,6 +44,8 @@ class Registry:
         self.gone: dict[int, str] = {}
         #: The engines that live and have said nothing for a while: id -> reason.
         self.silent: dict[int, str] = {}
+        #: Takes what comms of engines send.
+        self.comms: Comms | None = None
         # Held while a request is registered or an engine goes, so that none waits for an engine that is gone.
         self._losing = threading.Lock()
 
@@ -136,7 +139,10 @@ class Registry:
                 self._settle(request, request.take_results(buffers))
         elif kind == "output":
             request = self.find(header["id"])
-            if request is not None:
+            if header["name"] == "comm":
+                if self.comms is not None and (request is None or not request.origin):
+                    self.comms.take(header["engine"], buffers[0])
+            elif request is not None:
                 slot = request.slot_of(header["engine"]) if isinstance(request, DirectRequest) else header["task"]
                 if slot is not None:
                     if header["name"] == "data":

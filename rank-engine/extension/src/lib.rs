@@ -142,9 +142,9 @@ impl Runtime {
         }))
     }
 
-    /// Queues output of user code; `name` is `stdout`, `stderr`, `display` or `data`.
+    /// Queues output of user code; `name` is `stdout`, `stderr`, `display`, `data` or `comm`.
     fn output(&self, token: u64, task: Option<u32>, name: &str, data: &[u8]) -> PyResult<()> {
-        let stream = ["stdout", "stderr", "display", "data"].iter().position(|known| *known == name);
+        let stream = ["stdout", "stderr", "display", "data", "comm"].iter().position(|known| *known == name);
         let stream = stream.ok_or_else(|| PyValueError::new_err(format!("unknown stream {name:?}")))?;
         (self.vtable.output)(token, task.map_or(-1, i64::from), stream as u32, Slice::new(data));
         Ok(())

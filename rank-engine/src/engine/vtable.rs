@@ -169,7 +169,8 @@ extern "C" fn output(token: u64, task: i64, stream: u32, data: Slice) {
         0 => OutputName::Stdout,
         1 => OutputName::Stderr,
         2 => OutputName::Display,
-        _ => OutputName::Data,
+        3 => OutputName::Data,
+        _ => OutputName::Comm,
     };
     // SAFETY: the bytes live during the call.
     shared.output(token, u32::try_from(task).ok(), name, unsafe { data.bytes() });

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import cython_lock, fork, interrupts, mpi4py_hook, namespace, shell, streams
+from . import comms, cython_lock, fork, interrupts, mpi4py_hook, namespace, shell, streams
 from .direct import failure, run_direct
 from .interrupts import leave_user_code
 from .state import ERROR, state
@@ -31,6 +31,7 @@ def start(runtime: Runtime) -> None:
     interrupts.install()
     fork.install()
     mpi4py_hook.install()
+    comms.install()
     cython_lock.install()
     shell.watch_imports()
 

@@ -48,7 +48,10 @@ class Runtime(Protocol):
         """
 
     def output(self, token: int, task: int | None, name: str, data: bytes) -> None:
-        """Hand over output of a request; `name`: stdout, stderr (text), display (JSON), data (pickle). Any thread."""
+        """Hand over output of a request; `name`: stdout, stderr (text), display (JSON), data, comm (pickles).
+
+        Any thread may call it.
+        """
 
     def user_code(self, on: bool, /) -> None:
         """SIGINT is sent to the main thread only while this is on."""
