@@ -26,8 +26,14 @@ pub struct Cli {
 pub enum Command {
     /// Start a cluster with mpirun and leave it running
     Start(StartFlags),
+    /// Run a Python program as the client of a cluster of its own: started before it, gone after it
+    Run(RunFlags),
     /// Show the engines of a running cluster and what they have to do
     Status(StatusFlags),
+    /// Show all clusters of this user, those that left their files included
+    List(ListFlags),
+    /// Print what mpirun and the ranks of a cluster have printed
+    Logs(LogsFlags),
     /// Stop a running cluster
     Stop(StopFlags),
 }
@@ -35,9 +41,9 @@ pub enum Command {
 /// Flags that `pxcluster` takes as a rank.
 #[derive(Debug, Clone, Args)]
 pub struct RankFlags {
-    /// Name of the cluster
-    #[arg(long, value_name = "ID", env = "PXCLUSTER_CLUSTER_ID", default_value = "default", value_parser = parse_cluster_id)]
-    pub cluster_id: String,
+    /// Name of the cluster [default: default]
+    #[arg(long, value_name = "ID", env = "PXCLUSTER_CLUSTER_ID", value_parser = parse_cluster_id)]
+    pub cluster_id: Option<String>,
     /// Python of the engines [default: the active environment's]
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
@@ -66,7 +72,7 @@ pub enum LogLevel {
 }
 
 /// Flags of `pxcluster start`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct StartFlags {
     /// Number of engines [default: what the Slurm allocation, the hostfile or this machine has room for]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -88,6 +94,17 @@ pub struct StartFlags {
     pub dry_run: bool,
 }
 
+/// Flags of `pxcluster run`.
+#[derive(Debug, Args)]
+pub struct RunFlags {
+    /// Flags of the start; as a rank of an MPI job only those of the ranks matter.
+    #[command(flatten)]
+    pub start: StartFlags,
+    /// The script and its arguments, as after `python`; behind `--` also `-m module`
+    #[arg(value_name = "SCRIPT", required = true, trailing_var_arg = true)]
+    pub script: Vec<OsString>,
+}
+
 /// Flags of `pxcluster status`.
 #[derive(Debug, Args)]
 pub struct StatusFlags {
@@ -97,6 +114,25 @@ pub struct StatusFlags {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `pxcluster list`.
+#[derive(Debug, Args)]
+pub struct ListFlags {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `pxcluster logs`.
+#[derive(Debug, Args)]
+pub struct LogsFlags {
+    /// Name of the cluster
+    #[arg(long, value_name = "ID", env = "PXCLUSTER_CLUSTER_ID", default_value = "default", value_parser = parse_cluster_id)]
+    pub cluster_id: String,
+    /// Go on until the cluster has ended
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 /// Flags of `pxcluster stop`.
@@ -118,10 +154,16 @@ pub fn is_command(argument: &OsString) -> bool {
 }
 
 impl RankFlags {
+    /// The cluster's name, given or not.
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        self.cluster_id.as_deref().unwrap_or("default")
+    }
+
     /// The same flags again, as arguments for the rank program.
     #[must_use]
     pub fn to_args(&self) -> Vec<OsString> {
-        let mut args: Vec<OsString> = vec!["--cluster-id".into(), self.cluster_id.as_str().into()];
+        let mut args: Vec<OsString> = vec!["--cluster-id".into(), self.cluster_id().into()];
         if let Some(python) = &self.python {
             args.extend(["--python".into(), python.into()]);
         }
@@ -167,7 +209,8 @@ mod tests {
 
     #[test]
     fn commands_are_known_by_name() {
-        for (argument, known) in [("start", true), ("status", true), ("stop", true), ("help", true), ("--port", false)]
+        for (argument, known) in
+            [("start", true), ("run", true), ("status", true), ("stop", true), ("help", true), ("--port", false)]
         {
             assert_eq!(is_command(&argument.into()), known, "{argument}");
         }

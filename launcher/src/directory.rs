@@ -80,15 +80,35 @@ pub enum DirectoryError {
     },
 }
 
+/// The directory of all clusters: `PXCLUSTER_DIR`, which is `~/.pxcluster` by default.
+pub fn base() -> Result<PathBuf, DirectoryError> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("PXCLUSTER_DIR")
+        .or_else(|| set("HOME").map(|home| home.join(".pxcluster")))
+        .ok_or(DirectoryError::NoHome)?;
+    std::path::absolute(&base).map_err(|error| io_error("find", &base, error))
+}
+
 impl ClusterDirectory {
-    /// The directory of a cluster below `PXCLUSTER_DIR`, which is `~/.pxcluster` by default. Creates nothing.
+    /// The directory of a cluster. Creates nothing.
     pub fn locate(cluster_id: &str) -> Result<Self, DirectoryError> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let base = set("PXCLUSTER_DIR")
-            .or_else(|| set("HOME").map(|home| home.join(".pxcluster")))
-            .ok_or(DirectoryError::NoHome)?;
-        let base = std::path::absolute(&base).map_err(|error| io_error("find", &base, error))?;
-        Ok(Self { cluster_id: cluster_id.to_owned(), path: base.join(cluster_id) })
+        Ok(Self { cluster_id: cluster_id.to_owned(), path: base()?.join(cluster_id) })
+    }
+
+    /// Those of all clusters that have a connection file, by name.
+    pub fn all() -> Result<Vec<Self>, DirectoryError> {
+        let base = base()?;
+        let entries = match fs::read_dir(&base) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|error| io_error("read", &base, error))?,
+        };
+        let named = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut all: Vec<Self> = named
+            .map(|cluster_id| Self { path: base.join(&cluster_id), cluster_id })
+            .filter(|directory| directory.connection_file().exists())
+            .collect();
+        all.sort_by(|a, b| a.cluster_id.cmp(&b.cluster_id));
+        Ok(all)
     }
 
     /// The cluster's name.
@@ -118,6 +138,14 @@ impl ClusterDirectory {
             .mode(0o700)
             .create(&self.path)
             .map_err(|error| io_error("create", &self.path, error))
+    }
+
+    /// Removes it with all that is in it, the log included.
+    pub fn remove(&self) -> Result<(), DirectoryError> {
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &self.path, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Reads the connection file, and refuses one that is not private or not of this version.

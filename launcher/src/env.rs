@@ -27,6 +27,17 @@ where
     Ok(Allocation::from_vars(vars)?.is_some_and(|allocation| allocation.task.is_some()))
 }
 
+/// The rank of this process, as its process manager says it; `None` outside an MPI job, or where that is no number.
+#[must_use]
+pub fn rank(vars: impl IntoIterator<Item = (String, String)>) -> Option<u32> {
+    let vars: Vec<(String, String)> = vars.into_iter().collect();
+    let named = |name: &str| vars.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+    match RANK_VARIABLES.iter().find_map(|name| named(name)) {
+        Some(rank) => rank.parse().ok(),
+        None => Allocation::from_vars(vars).ok().flatten().and_then(|allocation| allocation.task).map(|task| task.rank),
+    }
+}
+
 /// Whether a variable belongs to the process manager of an enclosing MPI job.
 #[must_use]
 pub fn is_manager_variable(name: &str) -> bool {
@@ -37,8 +48,11 @@ pub fn is_manager_variable(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn rank(text: &str) -> Result<bool, AllocationError> {
-        is_rank(text.lines().map(|line| line.split_once('=').unwrap()).map(|(name, value)| (name.into(), value.into())))
+    /// Whether it is a rank, and which.
+    fn asked(text: &str) -> (Result<bool, AllocationError>, Option<u32>) {
+        let pairs = text.lines().map(|line| line.split_once('=').unwrap());
+        let pairs: Vec<_> = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        (is_rank(pairs.clone()), rank(pairs))
     }
 
     /// The variables of task 0 in a recording whose lines begin with the task's number.
@@ -53,22 +67,23 @@ mod tests {
             include_str!("../../slurm/tests/data/environments/sbatch.srun-mpi-pmix.txt"),
             include_str!("../../slurm/tests/data/environments/sbatch.srun-step.all-tasks.txt"),
         ] {
-            assert_eq!(rank(&task_0(recording)), Ok(true));
+            assert_eq!(asked(&task_0(recording)), (Ok(true), Some(0)));
         }
-        assert_eq!(rank("OMPI_COMM_WORLD_RANK=3\nHOME=/root"), Ok(true));
+        assert_eq!(asked("OMPI_COMM_WORLD_RANK=3\nHOME=/root"), (Ok(true), Some(3)));
+        assert_eq!(asked("PMI_RANK=x"), (Ok(true), None));
     }
 
     #[test]
     fn shells_are_no_ranks() {
         let batch = include_str!("../../slurm/tests/data/environments/sbatch.batch-step.txt");
-        assert_eq!(rank(batch), Ok(false));
-        assert_eq!(rank("HOME=/root\nPATH=/bin"), Ok(false));
-        assert_eq!(rank(""), Ok(false));
+        assert_eq!(asked(batch), (Ok(false), None));
+        assert_eq!(asked("HOME=/root\nPATH=/bin"), (Ok(false), None));
+        assert_eq!(asked(""), (Ok(false), None));
     }
 
     #[test]
     fn a_broken_step_is_an_error() {
-        let error = rank("SLURM_JOB_ID=1\nSLURM_STEP_ID=zero").unwrap_err();
+        let error = asked("SLURM_JOB_ID=1\nSLURM_STEP_ID=zero").0.unwrap_err();
         assert_eq!(error.to_string(), "SLURM_STEP_ID='zero': expected a number");
     }
 

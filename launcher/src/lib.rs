@@ -13,16 +13,19 @@
 //! | [`rank_program`] | the program `pxcluster-rank`: where it is, what it says of itself |
 //! | [`mpirun`] | which mpirun, and whose it is |
 //! | [`link`] | the only door to a running controller |
-//! | [`start`], [`status`], [`stop`] | the commands |
+//! | [`start`], [`run`], [`status`], [`list`], [`logs`], [`stop`] | the commands |
 
 pub mod cli;
 pub mod directory;
 pub mod env;
 pub mod link;
+pub mod list;
+pub mod logs;
 pub mod machine;
 pub mod mpirun;
 pub mod plan;
 pub mod rank_program;
+pub mod run;
 pub mod start;
 pub mod status;
 pub mod stop;

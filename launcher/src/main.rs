@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use pxcluster_launcher::cli::{Cli, Command, is_command};
-use pxcluster_launcher::{env, machine, rank_program, start, status, stop};
+use pxcluster_launcher::{env, list, logs, machine, rank_program, run as run_script, start, status, stop};
 
 /// Exit code for a command line that makes no sense, as clap's.
 const USAGE: u8 = 2;
@@ -31,7 +31,13 @@ fn run() -> Result<ExitCode> {
     }
     let report = match Cli::parse().command {
         Some(Command::Start(flags)) => start::run(&flags)?,
+        Some(Command::Run(flags)) => return Ok(run_script::run(&flags)?),
         Some(Command::Status(flags)) => status::run(&flags)?,
+        Some(Command::List(flags)) => list::run(&flags)?,
+        Some(Command::Logs(flags)) => {
+            logs::run(&flags, &mut std::io::stdout())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Some(Command::Stop(flags)) => stop::run(&flags)?,
         None => {
             writeln!(std::io::stderr(), "pxcluster: {NOTHING_TO_DO}")?;

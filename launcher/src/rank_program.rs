@@ -22,6 +22,9 @@ pub struct Description {
     pub library: String,
     /// The mpirun that belongs to it.
     pub mpirun: Option<PathBuf>,
+    /// The interpreter of engines, when none is chosen.
+    #[serde(default)]
+    pub python: Option<PathBuf>,
 }
 
 /// Whose MPI it is.

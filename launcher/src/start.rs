@@ -30,6 +30,9 @@ use crate::rank_program::{self, RankProgramError};
 const TAIL_LINES: usize = 20;
 const TAIL_BYTES: u64 = 8 << 10;
 
+/// How long the log's lock is waited for: whoever looks whether it is held, holds it for a moment.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How long mpirun may take to end its ranks when the start is given up.
 const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -71,23 +74,33 @@ pub enum StartError {
     Interrupted,
 }
 
+/// A cluster that this program has started, with the mpirun that it runs under.
+#[derive(Debug)]
+pub struct Started {
+    /// Its connection file.
+    pub connection: ConnectionFile,
+    /// Ends when all ranks have ended.
+    pub mpirun: Child,
+    /// Whether this program has been told to end.
+    pub interrupted: Arc<AtomicBool>,
+}
+
+/// Who ends a cluster that nobody stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Nobody: it outlives this program.
+    OfItsOwn,
+    /// The end of this program, however it comes.
+    OfThisProgram,
+}
+
 /// Starts a cluster, and gives back what to print.
 pub fn run(flags: &StartFlags) -> Result<String, StartError> {
-    let directory = ClusterDirectory::locate(&flags.rank.cluster_id)?;
-    let launch = plan(flags)?;
-    let line = launch.command_line()?;
+    let directory = ClusterDirectory::locate(flags.rank.cluster_id())?;
     if flags.dry_run {
-        return Ok(to_shell(&line));
+        return Ok(to_shell(&plan(flags)?.command_line()?));
     }
-    refuse_second(&directory)?;
-    directory.create()?;
-    let log = directory.log_file();
-    let _lock = lock(&directory, &log)?;
-    directory.remove_connection()?;
-    let mut command = Command::new(&line[0]);
-    command.args(&line[1..]).env("PXCLUSTER_DIR", directory.base());
-    let interrupted = watch_signals();
-    let connection = wait_ready(&mut spawn(command, &log)?, &directory, flags.timeout, &interrupted)?;
+    let Started { connection, .. } = start(flags, &directory, Lifetime::OfItsOwn)?;
     Ok(format!(
         "pxcluster: cluster '{}' is ready: {} engine{}, connection file {}",
         connection.cluster_id,
@@ -95,6 +108,22 @@ pub fn run(flags: &StartFlags) -> Result<String, StartError> {
         if connection.engines == 1 { "" } else { "s" },
         shown(&directory.connection_file())
     ))
+}
+
+/// Starts a cluster and waits until it is ready.
+pub fn start(flags: &StartFlags, directory: &ClusterDirectory, lifetime: Lifetime) -> Result<Started, StartError> {
+    let line = plan(flags)?.command_line()?;
+    refuse_second(directory)?;
+    directory.create()?;
+    let log = directory.log_file();
+    let _lock = lock(directory, &log)?;
+    directory.remove_connection()?;
+    let mut command = Command::new(&line[0]);
+    command.args(&line[1..]).env("PXCLUSTER_DIR", directory.base());
+    let interrupted = watch_signals();
+    let mut mpirun = spawn(command, &log, lifetime)?;
+    let connection = wait_ready(&mut mpirun, directory, flags.timeout, &interrupted)?;
+    Ok(Started { connection, mpirun, interrupted })
 }
 
 /// Gathers what the command line depends on.
@@ -164,21 +193,28 @@ fn refuse_second(directory: &ClusterDirectory) -> Result<(), StartError> {
 
 /// Holds the log while the start lasts, so that two starts of one cluster do not mix.
 fn lock(directory: &ClusterDirectory, log: &Path) -> Result<Option<Flock<File>>, StartError> {
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(log)
-        .map_err(|error| io_error("open", log, error))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => Err(StartError::Starting(directory.cluster_id().to_owned())),
-        Err(_) => Ok(None), // a file system without locks
+    let mut attempt = None;
+    wait_until(LOCK_TIMEOUT, || {
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(log);
+        attempt = Some(file.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)));
+        !matches!(attempt, Some(Ok(Err((_, Errno::EWOULDBLOCK)))))
+    });
+    match attempt {
+        Some(Ok(Ok(lock))) => Ok(Some(lock)),
+        Some(Ok(Err((_, Errno::EWOULDBLOCK)))) => Err(StartError::Starting(directory.cluster_id().to_owned())),
+        Some(Ok(Err(_))) | None => Ok(None), // a file system without locks
+        Some(Err(error)) => Err(io_error("open", log, error)),
     }
 }
 
+/// Whether a start that uses this log is under way.
+pub(crate) fn is_locked(log: &Path) -> bool {
+    let lock = |file| Flock::lock(file, FlockArg::LockSharedNonblock);
+    matches!(File::open(log).map(lock), Ok(Err((_, Errno::EWOULDBLOCK))))
+}
+
 /// Starts mpirun in a session of its own, so that it outlives this program and its terminal.
-fn spawn(mut command: Command, log: &Path) -> Result<Child, StartError> {
+fn spawn(mut command: Command, log: &Path, lifetime: Lifetime) -> Result<Child, StartError> {
     let open = || OpenOptions::new().create(true).append(true).mode(0o600).open(log);
     let [out, err] =
         File::create(log).and_then(|_emptied| Ok([open()?, open()?])).map_err(|error| io_error("open", log, error))?;
@@ -186,9 +222,14 @@ fn spawn(mut command: Command, log: &Path) -> Result<Child, StartError> {
         command.env_remove(name);
     }
     command.stdin(Stdio::null()).stdout(out).stderr(err);
-    #[expect(unsafe_code, reason = "setsid() is one system call that allocates nothing, as code after fork() must be")]
+    #[expect(unsafe_code, reason = "system calls that allocate nothing, as code after fork() must be")]
     unsafe {
-        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from));
+        command.pre_exec(move || {
+            if lifetime == Lifetime::OfThisProgram {
+                nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+            }
+            nix::unistd::setsid().map(drop).map_err(io::Error::from)
+        });
     }
     let program = PathBuf::from(command.get_program());
     command.spawn().map_err(|error| io_error("run", &program, error))
@@ -245,7 +286,7 @@ fn give_up(mpirun: &mut Child) {
 }
 
 /// The end of the log, as the last part of a message.
-fn tail(log: &Path) -> String {
+pub(crate) fn tail(log: &Path) -> String {
     let read = || -> io::Result<String> {
         let mut file = File::open(log)?;
         let length = file.metadata()?.len();

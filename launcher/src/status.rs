@@ -91,7 +91,7 @@ fn to_text(status: &ClusterStatus) -> String {
     text
 }
 
-fn count(number: u64, noun: &str) -> String {
+pub(crate) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
@@ -109,7 +109,7 @@ fn bytes(number: u64) -> String {
 }
 
 /// Two units are enough: 42 s, 3 min 5 s, 2 h 7 min, 4 d 1 h.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;
     match seconds {
         0..60 => format!("{seconds} s"),

@@ -99,6 +99,15 @@ impl Machine {
         self.write_connection(&text, 0o600);
     }
 
+    /// The same for a process of this host that has just started.
+    fn connect_to_younger(&self, pid: u32) {
+        self.connect(&host(), pid);
+        self.write_connection(
+            &self.read("default/connection.json").replace("\"started\":1", "\"started\":9e12"),
+            0o600,
+        );
+    }
+
     fn write_connection(&self, text: &str, mode: u32) {
         let path = self.path("default/connection.json");
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -323,4 +332,76 @@ fn the_program_needs_neither_mpi_nor_python() {
     let libraries = String::from_utf8(output.stdout).unwrap();
     assert!(libraries.contains("libc."), "{libraries}");
     assert!(!libraries.contains("mpi") && !libraries.contains("python"), "{libraries}");
+}
+
+/// A Python that tells what it was given, and ends as the script's name says.
+const PYTHON: &str = r#"
+echo "cluster $PXCLUSTER_CLUSTER_ID, rank ${PMI_RANK-none}: $*"
+[ "$1" = -killed ] && kill -9 $$
+exit "${1%.py}"
+"#;
+
+#[test]
+fn a_script_runs_beside_a_cluster_of_its_own_and_its_code_is_the_commands() {
+    let ready = READY.replace("/default/", "/mine/").replace("\"default\"", "\"mine\"");
+    let machine = Machine::new(&ready);
+    machine.program("bin/python", PYTHON);
+    fs::write(machine.path("7.py"), "").unwrap();
+    let run = |script: &str| {
+        let python = machine.path("bin/python").display().to_string();
+        let arguments = format!("run -n 4 --cluster-id mine --python {python} {script}");
+        machine.command(&arguments).current_dir(machine.path("")).output().unwrap()
+    };
+    let output = run("7.py --flag");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "cluster mine, rank none: 7.py --flag\n", "{output:?}");
+    assert_eq!(output.status.code(), Some(7));
+    assert!(!machine.path("mine/connection.json").exists());
+    assert_eq!(run("-- -killed").status.code(), Some(137));
+    assert_eq!(
+        message(&run("nothing.py"), 1),
+        "pxcluster: nothing.py does not exist; name a script, or, behind `--`, what else Python is to run"
+    );
+}
+
+#[test]
+fn other_ranks_of_a_job_with_a_script_become_ranks_alone() {
+    let machine = Machine::new("");
+    fs::write(machine.path("script.py"), "").unwrap();
+    let mut command = machine.command("run --cluster-id x script.py");
+    let output = command.env("OMPI_COMM_WORLD_RANK", "2").env("PMI_RANK", "2").current_dir(machine.path("")).output();
+    let said = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(said.starts_with("rank ") && said.ends_with(" of 2: --cluster-id x\n"), "{said}");
+}
+
+#[test]
+fn clusters_are_listed_whether_they_are_there_or_not() {
+    let machine = Machine::new("");
+    assert_eq!(machine.succeed("list"), "no cluster is running; `pxcluster start -n 4` starts one\n");
+    machine.connect(&host(), dead_pid());
+    let listed = machine.succeed("list");
+    assert!(listed.contains("default  gone") && listed.contains("remove the file"), "{listed}");
+    let mut alive = sleeper("pxcluster-rank");
+    machine.connect_to_younger(alive.id());
+    let entries: serde_json::Value = serde_json::from_str(&machine.succeed("list --json")).unwrap();
+    assert_eq!(entries[0]["state"], "silent");
+    machine.write_connection("{}", 0o600);
+    assert!(machine.succeed("list").contains("is not a connection file"));
+    alive.kill().unwrap();
+    alive.wait().unwrap();
+}
+
+#[test]
+fn a_log_is_printed_and_followed_to_the_end_of_its_cluster() {
+    let machine = Machine::new("");
+    assert!(machine.fail("logs").contains("has no log"));
+    let mut alive = sleeper("pxcluster-rank");
+    machine.connect_to_younger(alive.id());
+    fs::write(machine.path("default/log"), "one\n").unwrap();
+    assert_eq!(machine.succeed("logs"), "one\n");
+    let follower = machine.command("logs --follow").stdout(Stdio::piped()).spawn().unwrap();
+    fs::write(machine.path("default/log"), "one\ntwo\n").unwrap();
+    alive.kill().unwrap();
+    alive.wait().unwrap();
+    let output = follower.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "one\ntwo\n");
 }

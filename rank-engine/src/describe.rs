@@ -1,5 +1,6 @@
-//! `--describe`: which MPI this program was built with, for the launcher.
+//! `--describe`: which MPI this program was built with, and whose Python it would embed, for the launcher.
 
+use crate::python;
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ struct Description {
     library: String,
     mpicc: &'static str,
     mpirun: &'static str,
+    python: String,
 }
 
 /// Prints the description as JSON. MPI is not started.
@@ -20,7 +22,9 @@ pub(crate) fn print() -> ExitCode {
         name if name.contains("mpich") => "mpich",
         _ => "other",
     };
-    let description = Description { mpi, library, mpicc: env!("PXCLUSTER_MPICC"), mpirun: env!("PXCLUSTER_MPIRUN") };
+    let python = python::active().to_string_lossy().into_owned();
+    let (mpicc, mpirun) = (env!("PXCLUSTER_MPICC"), env!("PXCLUSTER_MPIRUN"));
+    let description = Description { mpi, library, mpicc, mpirun, python };
     let printed = serde_json::to_string(&description)
         .map_err(std::io::Error::from)
         .and_then(|text| writeln!(std::io::stdout(), "{text}"));

@@ -95,7 +95,7 @@ impl Probe {
 }
 
 /// The active environment's interpreter, else the one of the environment that this program is installed in.
-fn active() -> OsString {
+pub(crate) fn active() -> OsString {
     let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(std::env::var_os);
     let programs = environments.map(|prefix| PathBuf::from(prefix).join("bin/python"));
     let beside = std::env::current_exe().ok().map(|program| program.with_file_name("python"));
