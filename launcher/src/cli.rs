@@ -28,6 +28,8 @@ pub enum Command {
     Start(StartFlags),
     /// Run a Python program as the client of a cluster of its own: started before it, gone after it
     Run(RunFlags),
+    /// Submit a batch job to Slurm that has a cluster, for a script or until it is stopped
+    Submit(SubmitFlags),
     /// Show the engines of a running cluster and what they have to do
     Status(StatusFlags),
     /// Show all clusters of this user, those that left their files included
@@ -92,6 +94,9 @@ pub struct StartFlags {
     /// Print the command line of mpirun and start nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Become mpirun: the cluster ends with this process, and prints what it prints
+    #[arg(long)]
+    pub foreground: bool,
 }
 
 /// Flags of `pxcluster run`.
@@ -103,6 +108,18 @@ pub struct RunFlags {
     /// The script and its arguments, as after `python`; behind `--` also `-m module`
     #[arg(value_name = "SCRIPT", required = true, trailing_var_arg = true)]
     pub script: Vec<OsString>,
+}
+
+/// Flags of `pxcluster submit`.
+#[derive(Debug, Args)]
+#[command(after_help = "-n, --engines N: one task more is asked for, for the controller. --cluster-id ID [default: \
+    job-<id of the job>]. --python PATH: of the engines and of the script. --print: show the batch script, submit \
+    nothing. All other flags are sbatch's. Without a script the cluster waits for clients until `pxcluster stop`, \
+    `scancel` or the time limit.")]
+pub struct SubmitFlags {
+    /// [-n N] [--cluster-id ID] [--python PATH] [--print] [any flags of sbatch] [-- SCRIPT ARGUMENTS]
+    #[arg(value_name = "FLAGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
 }
 
 /// Flags of `pxcluster status`.

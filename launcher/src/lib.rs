@@ -13,7 +13,7 @@
 //! | [`rank_program`] | the program `pxcluster-rank`: where it is, what it says of itself |
 //! | [`mpirun`] | which mpirun, and whose it is |
 //! | [`link`] | the only door to a running controller |
-//! | [`start`], [`run`], [`status`], [`list`], [`logs`], [`stop`] | the commands |
+//! | [`start`], [`run`], [`status`], [`list`], [`logs`], [`submit`], [`stop`] | the commands |
 
 pub mod cli;
 pub mod directory;
@@ -29,3 +29,4 @@ pub mod run;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod submit;

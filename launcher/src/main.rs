@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use pxcluster_launcher::cli::{Cli, Command, is_command};
-use pxcluster_launcher::{env, list, logs, machine, rank_program, run as run_script, start, status, stop};
+use pxcluster_launcher::{env, list, logs, machine, rank_program, run as run_script, start, status, stop, submit};
 
 /// Exit code for a command line that makes no sense, as clap's.
 const USAGE: u8 = 2;
@@ -33,6 +33,7 @@ fn run() -> Result<ExitCode> {
         Some(Command::Start(flags)) => start::run(&flags)?,
         Some(Command::Run(flags)) => return Ok(run_script::run(&flags)?),
         Some(Command::Status(flags)) => status::run(&flags)?,
+        Some(Command::Submit(flags)) => submit::run(&flags)?,
         Some(Command::List(flags)) => list::run(&flags)?,
         Some(Command::Logs(flags)) => {
             logs::run(&flags, &mut std::io::stdout())?;

@@ -20,11 +20,11 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::{RunFlags, StopFlags};
 use crate::directory::{ClusterDirectory, Controller, DirectoryError};
-use crate::env::{is_manager_variable, rank};
+use crate::env::rank;
 use crate::link::Link;
 use crate::machine::{Process, host_name, variables, wait_until};
 use crate::rank_program::{self, RankProgramError};
-use crate::start::{self, Lifetime, StartError, Started, tail};
+use crate::start::{self, Lifetime, StartError, Started, tail, without_manager};
 use crate::stop;
 
 /// How long the ranks of an MPI job have to end when the script has ended.
@@ -170,9 +170,7 @@ fn run_script(
         .args(&flags.script)
         .env("PXCLUSTER_CLUSTER_ID", &connection.cluster_id)
         .env("PXCLUSTER_DIR", directory.base());
-    for (name, _) in variables().filter(|(name, _)| is_manager_variable(name)) {
-        command.env_remove(name);
-    }
+    without_manager(&mut command);
     end_with_this_program(&mut command);
     let program = python.to_string_lossy().into_owned();
     let mut script = command.spawn().map_err(|source| RunError::Python { program: program.clone(), source })?;

@@ -100,6 +100,9 @@ pub fn run(flags: &StartFlags) -> Result<String, StartError> {
     if flags.dry_run {
         return Ok(to_shell(&plan(flags)?.command_line()?));
     }
+    if flags.foreground {
+        return Err(become_mpirun(flags, &directory));
+    }
     let Started { connection, .. } = start(flags, &directory, Lifetime::OfItsOwn)?;
     Ok(format!(
         "pxcluster: cluster '{}' is ready: {} engine{}, connection file {}",
@@ -124,6 +127,32 @@ pub fn start(flags: &StartFlags, directory: &ClusterDirectory, lifetime: Lifetim
     let mut mpirun = spawn(command, &log, lifetime)?;
     let connection = wait_ready(&mut mpirun, directory, flags.timeout, &interrupted)?;
     Ok(Started { connection, mpirun, interrupted })
+}
+
+/// Returns only the reason why this failed.
+fn become_mpirun(flags: &StartFlags, directory: &ClusterDirectory) -> StartError {
+    let prepared = || {
+        let line = plan(flags)?.command_line()?;
+        refuse_second(directory)?;
+        directory.create()?;
+        directory.remove_connection()?;
+        Ok(line)
+    };
+    let line = match prepared() {
+        Ok(line) => line,
+        Err(error) => return error,
+    };
+    let mut command = Command::new(&line[0]);
+    command.args(&line[1..]).env("PXCLUSTER_DIR", directory.base());
+    without_manager(&mut command);
+    io_error("run", Path::new(&line[0]), command.exec())
+}
+
+/// An MPI job that this program may be a part of is not that of the command.
+pub(crate) fn without_manager(command: &mut Command) {
+    for (name, _) in variables().filter(|(name, _)| is_manager_variable(name)) {
+        command.env_remove(name);
+    }
 }
 
 /// Gathers what the command line depends on.
@@ -218,9 +247,7 @@ fn spawn(mut command: Command, log: &Path, lifetime: Lifetime) -> Result<Child, 
     let open = || OpenOptions::new().create(true).append(true).mode(0o600).open(log);
     let [out, err] =
         File::create(log).and_then(|_emptied| Ok([open()?, open()?])).map_err(|error| io_error("open", log, error))?;
-    for (name, _) in variables().filter(|(name, _)| is_manager_variable(name)) {
-        command.env_remove(name);
-    }
+    without_manager(&mut command);
     command.stdin(Stdio::null()).stdout(out).stderr(err);
     #[expect(unsafe_code, reason = "system calls that allocate nothing, as code after fork() must be")]
     unsafe {
