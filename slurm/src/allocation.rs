@@ -1,8 +1,10 @@
 //! The variables of a batch shell or a step's task as one typed value.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::time::Duration;
 
-use crate::{CountsError, HostlistError, parse_counts, parse_hostlist};
+use crate::vars::Vars;
+use crate::{CountsError, Gpus, HostlistError, parse_counts, parse_hostlist};
 
 /// Step ids from here on are Slurm's own (batch, external, interactive, pending): a process that has one
 /// is a shell, not a task that srun started.
@@ -19,6 +21,12 @@ pub struct Allocation {
     pub nodes: Vec<Node>,
     /// CPUs that each task may use, when the job says so.
     pub cpus_per_task: Option<u32>,
+    /// The GPUs.
+    pub gpus: Gpus,
+    /// When the time limit ends the job, in Unix seconds; Slurm 22.05 does not say.
+    pub end_time: Option<u64>,
+    /// How often the job was requeued and started again.
+    pub restarts: u32,
 }
 
 /// One task of a step.
@@ -39,6 +47,10 @@ pub struct Node {
     pub name: String,
     /// How many tasks run, or may run, there.
     pub tasks: u32,
+    /// CPUs that the job has there; `None` where Slurm does not say, or says it of other nodes.
+    pub cpus: Option<u32>,
+    /// GPUs that the job or step has there; `None` where Slurm does not say.
+    pub gpus: Option<u32>,
 }
 
 /// Why the `SLURM_*` variables do not describe an allocation.
@@ -66,13 +78,21 @@ pub enum AllocationError {
         /// What is wrong.
         source: HostlistError,
     },
-    /// The tasks per node cannot be read.
+    /// Counts per node cannot be read.
     #[error("{variable}: {source}")]
-    TasksPerNode {
+    CountsPerNode {
         /// The variable.
         variable: &'static str,
         /// What is wrong.
         source: CountsError,
+    },
+    /// A request for GPUs cannot be read.
+    #[error("{variable}='{value}': expected a count such as 4, a100:2 or a100:2,v100:1")]
+    Gpus {
+        /// The variable.
+        variable: &'static str,
+        /// What it says.
+        value: String,
     },
     /// The two lists are of different length.
     #[error("{nodelist} names {nodes} nodes but {counts_variable} counts {counts}; they must agree")]
@@ -100,21 +120,27 @@ impl Allocation {
         K: Into<String>,
         V: Into<String>,
     {
-        let vars = Vars(
-            vars.into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .filter(|(name, value)| name.starts_with("SLURM_") && !value.is_empty())
-                .collect(),
-        );
+        let vars = Vars::from_pairs(vars);
         let Some((_, job_id)) = vars.first(&["SLURM_JOB_ID", "SLURM_JOBID"]) else {
             return Ok(None);
         };
-        let task = vars.parse_task()?;
+        let task = parse_task(&vars)?;
+        let in_step = task.is_some();
+        let gpus = Gpus::from_vars(&vars, in_step)?;
+        let mut nodes = parse_nodes(&vars, in_step)?;
+        let cpus = parse_cpus(&vars)?;
+        for node in &mut nodes {
+            node.cpus = cpus.get(&node.name).copied();
+            node.gpus = gpus.on(node, vars.get("SLURMD_NODENAME") == Some(&node.name));
+        }
         Ok(Some(Self {
             job_id: job_id.to_owned(),
-            nodes: vars.parse_nodes(task.is_some())?,
             task,
+            nodes,
             cpus_per_task: vars.number("SLURM_CPUS_PER_TASK")?,
+            gpus,
+            end_time: vars.number("SLURM_JOB_END_TIME")?,
+            restarts: vars.number("SLURM_RESTART_COUNT")?.unwrap_or(0),
         }))
     }
 
@@ -123,62 +149,58 @@ impl Allocation {
     pub fn slots(&self) -> usize {
         self.nodes.iter().map(|node| node.tasks as usize).sum()
     }
+
+    /// How long the job may still run at the moment `now`, in Unix seconds; nothing when the end is not known.
+    #[must_use]
+    pub fn time_left(&self, now: u64) -> Option<Duration> {
+        Some(Duration::from_secs(self.end_time?.saturating_sub(now)))
+    }
 }
 
-struct Vars(BTreeMap<String, String>);
-
-impl Vars {
-    /// The first of `names` that is set.
-    fn first(&self, names: &[&'static str]) -> Option<(&'static str, &str)> {
-        names.iter().find_map(|&name| Some((name, self.0.get(name)?.as_str())))
+fn parse_task(vars: &Vars) -> Result<Option<Task>, AllocationError> {
+    match vars.number("SLURM_STEP_ID")? {
+        None => Ok(None),
+        Some(step_id) if step_id >= FIRST_SPECIAL_STEP => Ok(None),
+        Some(step_id) => Ok(Some(Task {
+            step_id,
+            rank: vars.required_number("SLURM_PROCID")?,
+            count: vars.required_number("SLURM_STEP_NUM_TASKS")?,
+        })),
     }
+}
 
-    fn required(&self, names: &[&'static str]) -> Result<(&'static str, &str), AllocationError> {
-        self.first(names).ok_or(AllocationError::Missing { variable: names[0] })
+/// A step may use fewer nodes and other counts than its job, so inside one the step's variables come
+/// first; a shell that lives in an interactive step must not look at them.
+fn parse_nodes(vars: &Vars, in_step: bool) -> Result<Vec<Node>, AllocationError> {
+    let skip = usize::from(!in_step);
+    let (nodelist, names) = vars.required(&["SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST"][skip..])?;
+    let (counts_variable, counts) = vars.required(&["SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"][skip..])?;
+    let names = names_in(nodelist, names)?;
+    let counts = counts_in(counts_variable, counts)?;
+    if names.len() != counts.len() {
+        return Err(AllocationError::Lengths { nodelist, nodes: names.len(), counts_variable, counts: counts.len() });
     }
+    let nodes = names.into_iter().zip(counts);
+    Ok(nodes.map(|(name, tasks)| Node { name, tasks, cpus: None, gpus: None }).collect())
+}
 
-    fn number<T: std::str::FromStr>(&self, variable: &'static str) -> Result<Option<T>, AllocationError> {
-        let Some(value) = self.0.get(variable) else {
-            return Ok(None);
-        };
-        value.parse().map(Some).map_err(|_| AllocationError::Number { variable, value: value.clone() })
-    }
+/// CPUs by the name of the node. They are the job's, in the order of its nodes; a step may use some of these.
+/// Lists that do not pair (a component of a heterogeneous job) say nothing, which stops nobody.
+fn parse_cpus(vars: &Vars) -> Result<HashMap<String, u32>, AllocationError> {
+    const CPUS: &str = "SLURM_JOB_CPUS_PER_NODE";
+    let (Some((nodelist, names)), Some(cpus)) = (vars.first(&["SLURM_JOB_NODELIST", "SLURM_NODELIST"]), vars.get(CPUS))
+    else {
+        return Ok(HashMap::new());
+    };
+    let (names, cpus) = (names_in(nodelist, names)?, counts_in(CPUS, cpus)?);
+    let paired = names.len() == cpus.len();
+    Ok(names.into_iter().zip(cpus).filter(|_| paired).collect())
+}
 
-    fn required_number<T: std::str::FromStr>(&self, variable: &'static str) -> Result<T, AllocationError> {
-        self.number(variable)?.ok_or(AllocationError::Missing { variable })
-    }
+fn names_in(variable: &'static str, text: &str) -> Result<Vec<String>, AllocationError> {
+    parse_hostlist(text).map_err(|source| AllocationError::Nodelist { variable, source })
+}
 
-    fn parse_task(&self) -> Result<Option<Task>, AllocationError> {
-        match self.number("SLURM_STEP_ID")? {
-            None => Ok(None),
-            Some(step_id) if step_id >= FIRST_SPECIAL_STEP => Ok(None),
-            Some(step_id) => Ok(Some(Task {
-                step_id,
-                rank: self.required_number("SLURM_PROCID")?,
-                count: self.required_number("SLURM_STEP_NUM_TASKS")?,
-            })),
-        }
-    }
-
-    /// A step may use fewer nodes and other counts than its job, so inside one the step's variables come
-    /// first; a shell that lives in an interactive step must not look at them.
-    fn parse_nodes(&self, in_step: bool) -> Result<Vec<Node>, AllocationError> {
-        let skip = usize::from(!in_step);
-        let (nodelist, names) =
-            self.required(&["SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST"][skip..])?;
-        let (counts_variable, counts) =
-            self.required(&["SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"][skip..])?;
-        let names = parse_hostlist(names).map_err(|source| AllocationError::Nodelist { variable: nodelist, source })?;
-        let counts = parse_counts(counts)
-            .map_err(|source| AllocationError::TasksPerNode { variable: counts_variable, source })?;
-        if names.len() != counts.len() {
-            return Err(AllocationError::Lengths {
-                nodelist,
-                nodes: names.len(),
-                counts_variable,
-                counts: counts.len(),
-            });
-        }
-        Ok(names.into_iter().zip(counts).map(|(name, tasks)| Node { name, tasks }).collect())
-    }
+fn counts_in(variable: &'static str, text: &str) -> Result<Vec<u32>, AllocationError> {
+    parse_counts(text).map_err(|source| AllocationError::CountsPerNode { variable, source })
 }

@@ -50,6 +50,6 @@ fn parse_item(item: &str) -> Option<(u32, usize)> {
 }
 
 /// Digits alone: `str::parse` would also take a sign.
-fn parse_digits<T: std::str::FromStr>(text: &str) -> Option<T> {
+pub(crate) fn parse_digits<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }

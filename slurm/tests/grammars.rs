@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 use proptest::prelude::*;
-use slurm_env::{CountsError, HostlistError, parse_counts, parse_hostlist};
+use slurm_env::{CountsError, HostlistError, MAX_HOSTS, parse_counts, parse_gpu_count, parse_hostlist};
 
 /// What Slurm refuses (22.05) and this crate takes: text after a bracket.
 const SUFFIXED: [(&str, &str); 3] = [
@@ -75,6 +75,16 @@ fn counts_repeat() {
     );
 }
 
+#[test]
+fn gpus_of_all_kinds_are_counted() {
+    for (text, count) in [("4", 4), ("a100:2", 2), ("a100:2,v100:1", 3), ("gpu:a100:8", 8), ("0", 0)] {
+        assert_eq!(parse_gpu_count(text), Some(count), "{text}");
+    }
+    for text in ["", "a100", ":2", "a100:", "2,", "-1", "4294967295,1"] {
+        assert_eq!(parse_gpu_count(text), None, "{text}");
+    }
+}
+
 fn item() -> impl Strategy<Value = (String, Vec<String>)> {
     ("[a-z][a-z.-]{0,4}", 1usize..4, 0u32..50, 0u32..20, "[a-z.-]{0,3}").prop_map(
         |(prefix, width, low, more, suffix)| {
@@ -95,6 +105,19 @@ proptest! {
         prop_assert_eq!(parse_hostlist(&text.join(",")).unwrap(), names);
     }
 
+    /// The grammar's other way round: runs of numbers become ranges, as Slurm itself writes them.
+    #[test]
+    fn what_is_compressed_expands_to_what_it_was(numbers in prop::collection::btree_set(0u32..400, 1..80)) {
+        let numbers: Vec<u32> = numbers.into_iter().collect();
+        let runs = numbers.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
+            [only] => format!("{only:03}"),
+            _ => format!("{:03}-{:03}", run[0], run[run.len() - 1]),
+        });
+        let text = format!("n[{}]", runs.collect::<Vec<_>>().join(","));
+        let names: Vec<String> = numbers.iter().map(|number| format!("n{number:03}")).collect();
+        prop_assert_eq!(parse_hostlist(&text).unwrap(), names);
+    }
+
     #[test]
     fn two_brackets_are_a_product(rows in 1u32..8, columns in 1u32..8) {
         let names = parse_hostlist(&format!("r[1-{rows}]n[1-{columns}]")).unwrap();
@@ -108,7 +131,7 @@ proptest! {
         if let Ok(names) = parse_hostlist(&text) {
             prop_assert!(names.iter().all(|name| !name.is_empty()));
         }
-        let _ = parse_counts(&text);
+        let _ = (parse_counts(&text), parse_gpu_count(&text));
     }
 
     #[test]
@@ -120,5 +143,22 @@ proptest! {
         let model: Vec<u32> =
             runs.iter().flat_map(|&(count, times)| std::iter::repeat_n(count, times)).collect();
         prop_assert_eq!(parse_counts(&text.join(",")).unwrap(), model);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn the_bound_is_exact(hosts in prop_oneof![1..=MAX_HOSTS, MAX_HOSTS - 1..=MAX_HOSTS + 1, MAX_HOSTS..1 << 40]) {
+        let (list, counts) = (parse_hostlist(&format!("n[1-{hosts}]")), parse_counts(&format!("1(x{hosts})")));
+        if hosts <= MAX_HOSTS {
+            prop_assert_eq!(list.unwrap().len(), hosts);
+            prop_assert_eq!(counts.unwrap().len(), hosts);
+        } else {
+            let (list_is_too_long, counts_are_too_many) =
+                (matches!(list, Err(HostlistError::TooMany { .. })), matches!(counts, Err(CountsError::TooMany { .. })));
+            prop_assert!(list_is_too_long && counts_are_too_many);
+        }
     }
 }
