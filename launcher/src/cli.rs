@@ -76,7 +76,7 @@ pub enum LogLevel {
 /// Flags of `pxcluster start`.
 #[derive(Debug, Clone, Args)]
 pub struct StartFlags {
-    /// Number of engines [default: what the Slurm allocation, the hostfile or this machine has room for]
+    /// Number of engines [default: what the hostfile, the batch job or this machine has room for]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub engines: Option<u32>,
     /// Flags for the ranks.

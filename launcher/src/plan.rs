@@ -40,6 +40,13 @@ pub struct Room {
 }
 
 impl Room {
+    /// The room in a batch job, or on this machine, which has `cores`. mpirun learns the hosts from the batch
+    /// system; where that names none, as Flux does not, mpirun stays on this machine.
+    pub fn of_job(job: Option<&allocation::Allocation>, cores: impl FnOnce() -> usize) -> Self {
+        let slots = job.and_then(allocation::Allocation::slots).unwrap_or_else(cores);
+        Self { slots, max_slots: None }
+    }
+
     /// The number of engines when the user gives none: one process is the controller.
     #[must_use]
     pub fn default_engines(self) -> u32 {
@@ -205,6 +212,20 @@ mod tests {
              ask for fewer engines or raise it"
         );
         assert!(Launch { engines: 3, ..full }.command_line().is_ok());
+    }
+
+    #[test]
+    fn a_jobs_slots_count_where_its_hosts_are_known() {
+        let room = |vars: &[(&str, &str)]| {
+            let read_file = |_: &std::path::Path| Ok("h1 2 q UNDEFINED\nh2 3 q UNDEFINED\n".to_owned());
+            let job = allocation::Allocation::find(vars.iter().copied(), read_file).unwrap();
+            Room::of_job(job.as_ref(), || 8)
+        };
+        let slots = |slots| Room { slots, max_slots: None };
+        assert_eq!(room(&[]), slots(8));
+        assert_eq!(room(&[("JOB_ID", "1"), ("PE_HOSTFILE", "/pe")]), slots(5));
+        assert_eq!(room(&[("LSB_JOBID", "1"), ("LSB_MCPU_HOSTS", "h1 16 h2 16")]), slots(32));
+        assert_eq!(room(&[("FLUX_JOB_ID", "f1"), ("FLUX_JOB_NNODES", "4"), ("FLUX_JOB_SIZE", "4")]), slots(8));
     }
 
     #[test]

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use allocation::{Allocation, AllocationError};
 use hostfile::{HostfileError, parse_hostfile, total_slots};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use pxcluster_protocol::connection::ConnectionFile;
-use slurm_env::{Allocation, AllocationError};
 
 use crate::cli::StartFlags;
 use crate::directory::{ClusterDirectory, Controller, DirectoryError, shown};
@@ -176,7 +176,7 @@ fn plan(flags: &StartFlags) -> Result<Launch, StartError> {
     })
 }
 
-/// How many processes fit: on the hosts of the hostfile, in the Slurm allocation, on this machine.
+/// How many processes fit: on the hosts of the hostfile, in the batch system's allocation, on this machine.
 fn room(hostfile: Option<&Path>, flavour: Flavour) -> Result<Room, StartError> {
     if let Some(path) = hostfile {
         let text = std::fs::read_to_string(path).map_err(|error| io_error("read", path, error))?;
@@ -184,8 +184,8 @@ fn room(hostfile: Option<&Path>, flavour: Flavour) -> Result<Room, StartError> {
         let max_slots = hosts.iter().map(|host| host.max_slots.map(|max| max as usize)).sum();
         return Ok(Room { slots: total_slots(&hosts), max_slots });
     }
-    let slots = Allocation::from_vars(variables())?.map_or_else(cores, |allocation| allocation.slots());
-    Ok(Room { slots, max_slots: None })
+    let allocation = Allocation::find(variables(), |path| std::fs::read_to_string(path))?;
+    Ok(Room::of_job(allocation.as_ref(), cores))
 }
 
 /// The variables that Open MPI must be told to take to other hosts.

@@ -327,6 +327,31 @@ fn the_plan_follows_hostfile_and_allocation() {
 }
 
 #[test]
+fn the_plan_follows_the_allocation_of_every_batch_system() {
+    let machine = Machine::new("");
+    fs::write(machine.path("slots"), "n1\nn1\nn2\nn2\nn2\n").unwrap();
+    fs::write(machine.path("pe"), "n1 2 all.q@n1 UNDEFINED\nn2 4 all.q@n2 UNDEFINED\n").unwrap();
+    let path = |name: &str| machine.path(name).display().to_string();
+    for (job, variable, value, processes) in [
+        ("PBS_JOBID", "PBS_NODEFILE", path("slots"), 5),
+        ("LSB_JOBID", "LSB_MCPU_HOSTS", "n1 4 n2 3".to_owned(), 7),
+        ("LSB_JOBID", "LSB_DJOB_HOSTFILE", path("slots"), 5),
+        ("JOB_ID", "PE_HOSTFILE", path("pe"), 6),
+    ] {
+        let output = machine.command("start --dry-run").env(job, "1").env(variable, &value).output().unwrap();
+        let line = String::from_utf8(output.stdout).unwrap();
+        assert!(line.contains(&format!(" -n {processes} ")), "{variable}={value}: {line}");
+        assert!(!line.contains(&value), "mpirun finds the hosts by itself: {line}");
+    }
+    fs::write(machine.path("slots"), "n1\nn2 2\n").unwrap();
+    let output =
+        machine.command("start --dry-run").env("PBS_JOBID", "1").env("PBS_NODEFILE", path("slots")).output().unwrap();
+    let expected =
+        "'2' is not expected after the host; expected a host, a line for each slot, as PBS_NODEFILE promises";
+    assert_eq!(message(&output, 1), format!("pxcluster: {}:2: {expected}", path("slots")));
+}
+
+#[test]
 fn the_program_needs_neither_mpi_nor_python() {
     let output = Command::new("ldd").arg(env!("CARGO_BIN_EXE_pxcluster")).output().unwrap();
     let libraries = String::from_utf8(output.stdout).unwrap();

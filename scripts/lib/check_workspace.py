@@ -30,9 +30,10 @@ EDGES: dict[str, set[str]] = {
     },
     "pxcluster-engine-abi": set(),
     "pxengine": {"pxcluster-engine-abi"},
-    "pxcluster-launcher": {"pxcluster-protocol", "pxcluster-dial", "hostfile", "slurm-env"},
+    "pxcluster-launcher": {"pxcluster-protocol", "pxcluster-dial", "hostfile", "allocation", "slurm-env"},
     "pxcluster-dial": set(),
     "hostfile": set(),
+    "allocation": {"slurm-env"},
     "slurm-env": set(),
 }
 
