@@ -1,0 +1,115 @@
+"""``pxcluster submit`` to a real Slurm: jobs with a script, clusters that wait for clients, what sbatch refuses."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pxcluster as ipp
+import pytest
+from harness import slurm
+from harness.cluster import Site
+from harness.waiting import wait_for
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+
+SCRIPT = """
+import os, sys
+import pxcluster as ipp
+rc = ipp.Client()
+print(len(rc), rc.load_balanced_view().map_sync(abs, [-1, -2]), sys.argv[1:], os.environ["SLURM_JOB_ID"], flush=True)
+sys.exit(3)
+"""
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def private() -> Iterator[slurm.Slurm]:
+    if reason := slurm.missing():
+        pytest.skip(reason)
+    private = slurm.Slurm()
+    try:
+        yield private.start()
+    finally:
+        private.stop()
+
+
+@pytest.fixture
+def run(private: slurm.Slurm, site: Site) -> Run:
+    """Runs a command of the user's, in the site's folder."""
+
+    def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        env = {**site.env, **private.environment}
+        return subprocess.run(command, env=env, cwd=site.base, check=check, capture_output=True, text=True, timeout=100)
+
+    return run
+
+
+def wait_until_ended(run: Run, job: str) -> dict[str, str]:
+    """What Slurm says of a job that has ended."""
+
+    def state() -> dict[str, str]:
+        shown = run("scontrol", "--oneliner", "show", "job", job).stdout
+        return dict(word.split("=", 1) for word in shown.split() if "=" in word)
+
+    ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+    return wait_for(
+        lambda: found if (found := state())["JobState"] in ended else None, lambda: f"job {job} ends: {state()}", 120
+    )
+
+
+def test_a_job_runs_a_script_and_ends_with_its_code(run: Run, site: Site) -> None:
+    (site.base / "my script.py").write_text(SCRIPT)
+    said = run("pxcluster", "submit", "-n", "2", "--output=out", "-t", "5", "--", "my script.py", "-x", "it's").stdout
+    job = said.split()[2]
+    assert f"ipp.Client(cluster_id='job-{job}')" in said
+    ended = wait_until_ended(run, job)
+    assert (site.base / "out").read_text() == f"2 [1, 2] ['-x', \"it's\"] {job}\n"
+    assert (ended["JobState"], ended["ExitCode"], ended["NumTasks"]) == ("FAILED", "3:0", "3")
+    assert (ended["JobName"], ended["TimeLimit"]) == ("pxcluster", "00:05:00")
+    assert not (Path(site.env["PXCLUSTER_DIR"]) / f"job-{job}" / "connection.json").exists()
+
+
+def test_a_job_without_a_script_waits_for_clients(run: Run, site: Site) -> None:
+    job = run("pxcluster", "submit", "--engines=2", "--cluster-id", "batch", "--output=out").stdout.split()[2]
+    file = Path(site.env["PXCLUSTER_DIR"]) / "batch" / "connection.json"
+    wait_for(file.exists, lambda: f"the cluster is ready: {(site.base / 'out').read_text()}", 100)
+    with ipp.Client(str(file)) as rc:
+        assert rc.load_balanced_view().map_sync(abs, range(-3, 0)) == [3, 2, 1]
+    listed = run("pxcluster", "list").stdout.splitlines()[1].split()
+    assert (listed[:2], listed[-1]) == (["batch", "running"], job)
+    assert "is stopped" in run("pxcluster", "stop", "--cluster-id", "batch").stdout
+    assert wait_until_ended(run, job)["JobState"] == "COMPLETED"
+    assert not file.exists()
+
+
+def test_a_job_that_is_cancelled_leaves_nothing(run: Run, site: Site) -> None:
+    job = run("pxcluster", "submit", "-n1", "--output=out").stdout.split()[2]
+    file = Path(site.env["PXCLUSTER_DIR"]) / f"job-{job}" / "connection.json"
+    wait_for(file.exists, lambda: f"the cluster is ready: {(site.base / 'out').read_text()}", 100)
+    run("scancel", job)
+    assert wait_until_ended(run, job)["JobState"] == "CANCELLED"
+    wait_for(lambda: not file.exists(), "no connection file is left", 60)
+
+
+def test_the_script_is_shown(run: Run) -> None:
+    shown = run("pxcluster", "submit", "--print", "-n", "4", "-p", "main", "--", "s.py").stdout.splitlines()
+    assert shown[:4] == ["#!/bin/bash", "#SBATCH --job-name=pxcluster", "#SBATCH --ntasks=5", "#SBATCH -p main"]
+    assert shown[-1].endswith('pxcluster run --cluster-id "job-$SLURM_JOB_ID" -- s.py')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-p", "nowhere"], "pxcluster: sbatch refused the job: "),
+        (["-n", "0"], "pxcluster: -n 0: expected a number of engines from 1 to 100000"),
+        (["s.py"], "pxcluster: 's.py' is no flag: flags of sbatch come first"),
+    ],
+)
+def test_what_is_refused_is_said(run: Run, arguments: Sequence[str], sentence: str) -> None:
+    refused = run("pxcluster", "submit", *arguments, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(sentence)
+    assert len(refused.stderr.splitlines()) == 1
