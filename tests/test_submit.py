@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -92,6 +94,48 @@ def test_a_job_that_is_cancelled_leaves_nothing(run: Run, site: Site) -> None:
     run("scancel", job)
     assert wait_until_ended(run, job)["JobState"] == "CANCELLED"
     wait_for(lambda: not file.exists(), "no connection file is left", 60)
+
+
+NOTEBOOK = """
+import logging, sys
+import pxcluster as ipp
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+cluster = ipp.Cluster(engines="slurm", n=2, cluster_id=sys.argv[1], options={"time": "5", "comment": "by hand"})
+with cluster as rc:
+    print(len(rc), rc[:].apply_sync(abs, -1), rc._info["slurm_job_id"], flush=True)
+"""
+
+
+def test_a_notebook_has_a_cluster_in_a_job(run: Run, site: Site) -> None:
+    (site.base / "notebook.py").write_text(NOTEBOOK)
+    said = run("python", "notebook.py", "mine").stdout.splitlines()
+    assert re.fullmatch(r"(pending.*|running on n1), 00:\d\d", said[1]), said
+    values = next(line for line in said if line.startswith("2 [1, 1] "))
+    ended = wait_until_ended(run, values.split()[-1])
+    assert (ended["JobState"], ended["TimeLimit"], ended["NumTasks"]) == ("COMPLETED", "00:05:00", "3")
+    assert not (Path(site.env["PXCLUSTER_DIR"]) / "mine" / "connection.json").exists()
+
+
+def test_a_job_that_waits_is_left_in_the_queue_by_ctrl_c(run: Run, site: Site, private: slurm.Slurm) -> None:
+    held = ["pxcluster", "submit", "--wait", "-n", "1", "--cluster-id", "later", "--hold"]
+    env = {**site.env, **private.environment}
+    with subprocess.Popen(held, env=env, cwd=site.base, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith("pxcluster: pending (JobHeldUser), 00:0")
+        waiting.send_signal(signal.SIGINT)
+        said = waiting.stderr.read()
+    assert waiting.returncode == 1
+    assert "stays in the queue (pending (JobHeldUser)): ipp.Client(cluster_id='later')" in said
+    job = said.split()[2]
+    run("scancel", job)
+    assert wait_until_ended(run, job)["JobState"] == "CANCELLED"
+
+
+def test_a_job_that_ends_too_early_is_told_of_with_its_log(run: Run) -> None:
+    failed = run("pxcluster", "submit", "--wait", "-n1", "--cluster-id", "bad", "--python", "/none/python", check=False)
+    assert failed.returncode == 1
+    assert "ended before its cluster was ready; the end of its log" in failed.stderr
+    assert "/none/python" in failed.stderr
 
 
 def test_the_script_is_shown(run: Run) -> None:

@@ -43,12 +43,27 @@ def test_a_kind_is_given_once():
         launching.parse_kind("controller", "mpi", "mpi")
 
 
-def test_slurm_wants_an_allocation():
-    launching.check_allocation("slurm", {"SLURM_JOB_ID": "7"})
-    launching.check_allocation("mpi", {})
-    for environment in ({}, {"SLURM_JOB_ID": ""}, {"SLURM_CONF": "/etc/slurm.conf"}):
-        with pytest.raises(RuntimeError, match=r"SLURM_JOB_ID is not set.*salloc or sbatch"):
-            launching.check_allocation("slurm", environment)
+def test_a_cluster_of_slurms_is_a_job_of_its_own_outside_an_allocation_or_with_options():
+    inside, outside = {"SLURM_JOB_ID": "7"}, {"SLURM_CONF": "/etc/slurm.conf"}
+    submitted = [launching.is_submitted("slurm", *how) for how in ((None, inside), ({}, inside), (None, outside))]
+    assert submitted == [False, True, True]
+    assert not launching.is_submitted("mpi", None, outside)
+
+
+def test_options_are_flags_of_sbatch():
+    options = {"partition": "compute", "time": "1:00:00", "p": 3, "exclusive": True, "mem_per_cpu": "4G", "--x": "y"}
+    flags = ["--partition=compute", "--time=1:00:00", "-p", "3", "--exclusive", "--mem-per-cpu=4G", "--x=y"]
+    assert launching.sbatch_flags({**options, "requeue": False, "account": None}) == flags
+    assert launching.check_options("slurm", options) == options
+    assert launching.check_options("mpi", None) is None
+    with pytest.raises(ValueError, match="for engines='slurm', not for engines='mpi'"):
+        launching.check_options("mpi", {})
+    with pytest.raises(TypeError, match="options is a dict of sbatch's flags"):
+        launching.check_options("slurm", ["-p", "x"])
+    command = launching.submit_command("px", "a", 4, 60, "/bin/python", ["--port", "80"], {"time": 5})
+    assert " ".join(command) == (
+        "px submit --wait --cluster-id a -n 4 --timeout 60 --python /bin/python --port 80 --time=5"
+    )
 
 
 def test_command_lines():

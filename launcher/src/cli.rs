@@ -113,11 +113,11 @@ pub struct RunFlags {
 /// Flags of `pxcluster submit`.
 #[derive(Debug, Args)]
 #[command(after_help = "-n, --engines N: one task more is asked for, for the controller. --cluster-id ID [default: \
-    job-<id of the job>]. --python PATH: of the engines and of the script. --print: show the batch script, submit \
-    nothing. All other flags are sbatch's. Without a script the cluster waits for clients until `pxcluster stop`, \
+    job-<id of the job>]. --python PATH, --port, --log, --no-nanny, --hung-after: as of start. --print: show the batch script, submit \
+    nothing. --wait: return when the cluster is ready, at most --timeout SECONDS after the job has begun to run [300]. All other flags are sbatch's. Without a script the cluster waits for clients until `pxcluster stop`, \
     `scancel` or the time limit.")]
 pub struct SubmitFlags {
-    /// [-n N] [--cluster-id ID] [--python PATH] [--print] [any flags of sbatch] [-- SCRIPT ARGUMENTS]
+    /// [-n N] [--cluster-id ID] [--python PATH] [--print] [--wait] [any flags of sbatch] [-- SCRIPT ARGUMENTS]
     #[arg(value_name = "FLAGS", trailing_var_arg = true, allow_hyphen_values = true)]
     pub words: Vec<OsString>,
 }
@@ -200,7 +200,7 @@ impl RankFlags {
     }
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     text.parse()
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())

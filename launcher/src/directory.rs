@@ -140,6 +140,11 @@ impl ClusterDirectory {
             .map_err(|error| io_error("create", &self.path, error))
     }
 
+    /// Removes it unless there is something in it.
+    pub fn remove_if_empty(&self) {
+        let _in_use = fs::remove_dir(&self.path);
+    }
+
     /// Removes it with all that is in it, the log included.
     pub fn remove(&self) -> Result<(), DirectoryError> {
         match fs::remove_dir_all(&self.path) {

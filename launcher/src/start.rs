@@ -104,13 +104,18 @@ pub fn run(flags: &StartFlags) -> Result<String, StartError> {
         return Err(become_mpirun(flags, &directory));
     }
     let Started { connection, .. } = start(flags, &directory, Lifetime::OfItsOwn)?;
-    Ok(format!(
+    Ok(ready(&connection, &directory))
+}
+
+/// What is printed when a cluster is ready.
+pub(crate) fn ready(connection: &ConnectionFile, directory: &ClusterDirectory) -> String {
+    format!(
         "pxcluster: cluster '{}' is ready: {} engine{}, connection file {}",
         connection.cluster_id,
         connection.engines,
         if connection.engines == 1 { "" } else { "s" },
         shown(&directory.connection_file())
-    ))
+    )
 }
 
 /// Starts a cluster and waits until it is ready.
@@ -263,7 +268,7 @@ fn spawn(mut command: Command, log: &Path, lifetime: Lifetime) -> Result<Child, 
 }
 
 /// Whether this program has been told to end; before there is anything that it would leave behind.
-fn watch_signals() -> Arc<AtomicBool> {
+pub(crate) fn watch_signals() -> Arc<AtomicBool> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // Without the handler a signal ends this program alone; nothing worse.

@@ -1,19 +1,26 @@
 //! `pxcluster submit`: a batch job of Slurm's that has a cluster, for one program or until it is stopped.
 
+mod wait;
+
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use pxcluster_protocol::connection::parse_cluster_id;
 
-use crate::cli::SubmitFlags;
-use crate::directory::{DirectoryError, base};
+use crate::cli::{SubmitFlags, parse_seconds};
+use crate::directory::{ClusterDirectory, DirectoryError, base};
 use crate::env::is_manager_variable;
 use crate::machine::variables;
 use crate::plan::quoted;
+use crate::start::{ready, watch_signals};
 
-/// Why no job was submitted.
+/// How long a cluster may take to be ready when its job runs, unless `--timeout` says else.
+const READY_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Why no job was submitted, or its cluster is not ready.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "a transparent variant; the others have their message")]
 pub enum SubmitError {
@@ -37,6 +44,21 @@ pub enum SubmitError {
     Refused(String),
     #[error("sbatch said {0:?}, which is no job id; look at `squeue --me`")]
     NoJobId(String),
+    #[error("cannot run squeue: {0}; the job is submitted, and `pxcluster list` shows when its cluster is ready")]
+    Squeue(io::Error),
+    #[error("--wait waits for a cluster, not for a script: leave out one of them")]
+    WaitForScript,
+    #[error(
+        "job {id} stays in the queue ({state}): ipp.Client(cluster_id='{cluster_id}') connects to it when it runs, \
+         `scancel {id}` takes it back"
+    )]
+    Left { id: String, cluster_id: String, state: String },
+    #[error("job {id} ended before its cluster was ready; {log}")]
+    Ended { id: String, log: String },
+    #[error(
+        "job {id} runs, but its cluster was not ready after {seconds} seconds; it goes on, `scancel {id}` ends it; {log}"
+    )]
+    TooSlow { id: String, seconds: f64, log: String },
 }
 
 /// What is to be submitted.
@@ -45,7 +67,13 @@ struct Submission {
     engines: Option<u32>,
     cluster_id: Option<String>,
     python: Option<String>,
+    /// Flags of the ranks, as they are given.
+    rank_flags: Vec<String>,
     print: bool,
+    /// Whether to wait until the cluster is ready.
+    wait: bool,
+    /// How long it may take once the job runs.
+    timeout: Option<Duration>,
     /// Flags of sbatch, each with its value.
     directives: Vec<String>,
     /// What Python is to run; empty: the cluster waits for clients.
@@ -66,7 +94,13 @@ struct Environment {
 /// Submits the job, or shows its script; gives back what to print.
 pub fn run(flags: &SubmitFlags) -> Result<String, SubmitError> {
     let words: Vec<String> = flags.words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let submission = parse(&words)?;
+    let mut submission = parse(&words)?;
+    let directory = submission.cluster_id.as_deref().map(ClusterDirectory::locate).transpose()?;
+    // The log of a cluster with a name is where `pxcluster logs` looks for it.
+    let log = directory.as_ref().filter(|_| !submission.gives(["--output", "-o"])).map(ClusterDirectory::log_file);
+    if let Some(log) = &log {
+        submission.directives.push(format!("--output={}", shell_path(log)));
+    }
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let script = script(
         &submission,
@@ -80,12 +114,27 @@ pub fn run(flags: &SubmitFlags) -> Result<String, SubmitError> {
     if submission.print {
         return Ok(script.trim_end().to_owned());
     }
-    let job = submit(&script)?;
+    let interrupted = watch_signals();
+    directory.iter().try_for_each(ClusterDirectory::create)?;
+    let job = submit(&script).inspect_err(|_| directory.iter().for_each(ClusterDirectory::remove_if_empty))?;
     let cluster_id = submission.cluster_id.unwrap_or_else(|| format!("job-{job}"));
+    if submission.wait {
+        let directory = ClusterDirectory::locate(&cluster_id)?;
+        let timeout = submission.timeout.unwrap_or(READY_TIMEOUT);
+        let connection = wait::Job { id: &job, directory: &directory, log, timeout }.wait(&interrupted)?;
+        return Ok(ready(&connection, &directory));
+    }
     Ok(format!(
         "pxcluster: job {job} is submitted; when it runs, `pxcluster list` shows cluster '{cluster_id}', and \
          ipp.Client(cluster_id='{cluster_id}') is its client"
     ))
+}
+
+impl Submission {
+    /// Whether a flag of sbatch is given, by one of its names.
+    fn gives(&self, names: [&str; 2]) -> bool {
+        self.directives.iter().any(|directive| names.iter().any(|name| directive.starts_with(name)))
+    }
 }
 
 /// Tells the flags of `submit` from those of sbatch, which it does not know.
@@ -105,6 +154,16 @@ fn parse(words: &[String]) -> Result<Submission, SubmitError> {
         let wrong = |value: String, problem: String| SubmitError::Flag { flag: name.to_owned(), value, problem };
         match name {
             "--print" => found.print = true,
+            "--no-nanny" => found.rank_flags.push(word.clone()),
+            "--port" | "--log" | "--hung-after" => {
+                let text = value()?;
+                found.rank_flags.push(format!("{name}={}", quoted(&text)));
+            }
+            "--wait" => found.wait = true,
+            "--timeout" => {
+                let text = value()?;
+                found.timeout = Some(parse_seconds(&text).map_err(|problem| wrong(text, problem))?);
+            }
             "-n" | "--engines" => {
                 let text = value()?;
                 let number = text.parse().ok().filter(|number| (1..=100_000).contains(number));
@@ -118,7 +177,7 @@ fn parse(words: &[String]) -> Result<Submission, SubmitError> {
             "--python" => found.python = Some(value()?),
             _ if !name.starts_with('-') => return Err(SubmitError::NoFlag(word.clone())),
             _ => {
-                let mut directive = word.clone();
+                let mut directive = joined.as_ref().map_or(word.clone(), |value| format!("{name}={}", quoted(value)));
                 // What stands behind a flag and is none is its value.
                 if joined.is_none()
                     && let Some(value) = words.next_if(|next| !next.starts_with('-'))
@@ -129,6 +188,9 @@ fn parse(words: &[String]) -> Result<Submission, SubmitError> {
             }
         }
     }
+    if found.wait && !found.script.is_empty() {
+        return Err(SubmitError::WaitForScript);
+    }
     Ok(found)
 }
 
@@ -138,10 +200,7 @@ fn script(submission: &Submission, environment: &Environment) -> String {
     let mut line = |words: &str| {
         let _ = writeln!(text, "{words}"); // a string takes everything
     };
-    let is_given = |names: [&str; 2]| {
-        submission.directives.iter().any(|directive| names.iter().any(|name| directive.starts_with(name)))
-    };
-    if !is_given(["--job-name", "-J"]) {
+    if !submission.gives(["--job-name", "-J"]) {
         line("#SBATCH --job-name=pxcluster");
     }
     if let Some(engines) = submission.engines {
@@ -160,7 +219,10 @@ fn script(submission: &Submission, environment: &Environment) -> String {
     }
     let python = submission.python.as_ref().map_or_else(String::new, |path| format!(" --python {}", quoted(path)));
     let cluster_id = submission.cluster_id.as_deref().map_or("\"job-$SLURM_JOB_ID\"".to_owned(), quoted);
-    let flags = format!("--cluster-id {cluster_id}{python}");
+    let mut flags = format!("--cluster-id {cluster_id}{python}");
+    for flag in &submission.rank_flags {
+        let _ = write!(flags, " {flag}");
+    }
     let program = shell_path(&environment.program);
     line(&if submission.script.is_empty() {
         format!("exec {program} start --foreground {flags}")
@@ -229,7 +291,8 @@ mod tests {
         assert_eq!(found.engines, Some(256));
         assert_eq!(found.directives, ["--time 1:00:00", "-p compute", "--exclusive", "--mem=4G", "-A x"]);
         assert_eq!(found.script, ["script.py", "-n", "3"]);
-        let own = parsed("-n8 --cluster-id=mine --python /p --print").unwrap();
+        let own = parsed("-n8 --cluster-id=mine --python /p --print --wait --timeout 2.5").unwrap();
+        assert_eq!((own.wait, own.timeout), (true, Some(Duration::from_millis(2500))));
         assert_eq!(
             (own.engines, own.cluster_id.as_deref(), own.python.as_deref()),
             (Some(8), Some("mine"), Some("/p"))
@@ -243,6 +306,7 @@ mod tests {
             ("-n x", "-n x: expected a number of engines from 1 to 100000"),
             ("--engines=0", "--engines 0: expected a number of engines from 1 to 100000"),
             ("-n", "-n needs a value, as in `pxcluster submit -n 64 --time 1:00:00 -- script.py`"),
+            ("--wait -- s.py", "--wait waits for a cluster, not for a script: leave out one of them"),
             ("script.py", "'script.py' is no flag: flags of sbatch come first, and the script stands behind `--`"),
         ] {
             assert_eq!(parsed(line), Err(sentence.to_owned()));
@@ -252,19 +316,20 @@ mod tests {
 
     #[test]
     fn the_script_says_all_that_the_job_needs() {
-        let submission = parsed("-n 3 -p compute --comment='x' -- s.py a'b").unwrap();
+        let submission =
+            parse(&["-n", "3", "-p", "compute", "--comment=by hand", "--", "s.py", "a'b"].map(str::to_owned)).unwrap();
         assert_eq!(
             script(&submission, &Environment { virtual_env: Some("/my env".to_owned()), ..environment() }),
             "#!/bin/bash\n\
              #SBATCH --job-name=pxcluster\n\
              #SBATCH --ntasks=4\n\
              #SBATCH -p compute\n\
-             #SBATCH --comment='x'\n\
+             #SBATCH --comment='by hand'\n\
              set -euo pipefail\n\
              . '/my env/bin/activate'\n\
              exec /v/bin/pxcluster run --cluster-id \"job-$SLURM_JOB_ID\" -- s.py 'a'\\''b'\n"
         );
-        let waiting = parsed("--ntasks 8 -J mine --cluster-id c --python /p").unwrap();
+        let waiting = parsed("--ntasks 8 -J mine --cluster-id c --python /p --port 80 --no-nanny").unwrap();
         let conda = Environment { conda_prefix: Some("/c".to_owned()), directory: Some("/d".into()), ..environment() };
         assert_eq!(
             script(&waiting, &conda),
@@ -275,7 +340,7 @@ mod tests {
              eval \"$(conda shell.bash hook)\"\n\
              conda activate /c\n\
              export PXCLUSTER_DIR=/d\n\
-             exec /v/bin/pxcluster start --foreground --cluster-id c --python /p\n"
+             exec /v/bin/pxcluster start --foreground --cluster-id c --python /p --port=80 --no-nanny\n"
         );
     }
 

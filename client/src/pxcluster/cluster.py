@@ -27,11 +27,12 @@ class Cluster(Lifecycle):
     """A cluster that this program starts and stops: ``with Cluster(n=4) as rc``, or ``async with``.
 
     `n`: number of engines; None: as many as there is room for. `cluster_id`: its name; None: one of its own; ``""``:
-    that of ``ipp.Client()``. `engines`: ``"mpi"``, or ``"local"``, which is the same, or ``"slurm"`` inside an
-    allocation. `controller_args`: more flags of ``pxcluster start``, such as ``["--hostfile", "hosts"]``; engines run
-    this Python unless ``--python`` or ``$PXCLUSTER_PYTHON`` names another. `engine_timeout`: seconds until all engines
-    must be ready. `shutdown_atexit`: the cluster ends with this Python, however that ends, and with the last reference
-    to this object.
+    that of ``ipp.Client()``. `engines`: ``"mpi"``, or ``"local"``, which is the same, or ``"slurm"``: the allocation
+    that this Python is in, else a batch job of its own, with `options` as flags of sbatch, ``{"time": "1:00:00"}`` for
+    instance; Ctrl-C leaves a job in the queue and says how to go on. `controller_args`: more flags of ``pxcluster
+    start``, such as ``["--hostfile", "hosts"]``; engines run this Python unless ``--python`` or ``$PXCLUSTER_PYTHON``
+    names another. `engine_timeout`: seconds until all engines must be ready. `shutdown_atexit`: the cluster ends with
+    this Python, however that ends, and with the last reference to this object.
 
     `profile`, `profile_dir`, `controller`, `controller_ip`, `controller_location`, `delay` and `load_profile` are
     accepted as in ipyparallel and choose nothing: clusters are in ``$PXCLUSTER_DIR``, the controller is rank 0 and

@@ -6,10 +6,11 @@ import operator
 import random
 import re
 import string
+from collections.abc import Mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
 _KINDS = ("mpi", "local", "slurm")
@@ -37,19 +38,54 @@ def parse_kind(argument: str, name: Any, launcher_class: Any = None) -> str:
     if kind not in _KINDS:
         raise ValueError(
             f"{argument}={given!r} is not there, as a cluster is one MPI program: take 'mpi' ('local' is the same; "
-            "controller_args=['--hostfile', FILE] for several hosts) or, inside an allocation, 'slurm'; in a job of "
+            "controller_args=['--hostfile', FILE] for several hosts) or 'slurm'; in a job of "
             "another batch system run `pxcluster start`, and Cluster.from_file() finds its cluster"
         )
     return kind
 
 
-def check_allocation(kind: str, environment: Mapping[str, str]) -> None:
-    """RuntimeError when `kind` wants an allocation of Slurm and `environment` is not inside one."""
-    if kind == "slurm" and not environment.get("SLURM_JOB_ID"):
-        raise RuntimeError(
-            "engines='slurm' needs an allocation, and this Python runs in none (SLURM_JOB_ID is not set): start it in "
-            "salloc or sbatch, or run `pxcluster start` in a job and take Cluster.from_file() here"
-        )
+def is_submitted(kind: str, options: Mapping[str, Any] | None, environment: Mapping[str, str]) -> bool:
+    """Whether a cluster is a batch job of its own: one of Slurm's, but for the allocation that `environment` is in."""
+    return kind == "slurm" and (options is not None or not environment.get("SLURM_JOB_ID"))
+
+
+def check_options(kind: str, options: Any) -> dict[str, Any] | None:
+    """Flags of sbatch by name. TypeError, ValueError."""
+    if options is None:
+        return None
+    if kind != "slurm":
+        raise ValueError(f"options are flags of sbatch, for engines='slurm', not for engines={kind!r}")
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options is a dict of sbatch's flags, such as {{'partition': 'compute'}}, not {options!r}")
+    return dict(options)
+
+
+def sbatch_flags(options: Mapping[str, Any]) -> list[str]:
+    """``{"time": "1:00:00", "p": "compute", "exclusive": True}`` as flags; False and None leave one out."""
+    flags = []
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        flag = name if name.startswith("-") else f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+        if value is True:
+            flags.append(flag)
+        else:
+            flags += [flag, str(value)] if len(flag) == 2 else [f"{flag}={value}"]
+    return flags
+
+
+def submit_command(
+    program: str,
+    cluster_id: str,
+    n: int | None,
+    timeout: float,
+    python: str,
+    args: Sequence[str],
+    options: Mapping[str, Any],
+) -> list[str]:
+    """``pxcluster submit --wait``, as :func:`start_command`; `options`: flags of sbatch by name."""
+    start = start_command(program, cluster_id, n, timeout, python, args)
+    return [program, "submit", "--wait", *start[2:], *sbatch_flags(options)]
 
 
 def start_command(

@@ -24,7 +24,7 @@ from .twins import call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Self
 
     from .client import Client
@@ -37,7 +37,7 @@ _IGNORED = frozenset(("config", "ipython_dir", "parent", "send_engines_connectio
 #: What `to_dict` writes down of a Cluster's arguments.
 WRITTEN = (
     *("cluster_id", "n", "controller_args", "engine_timeout", "profile", "profile_dir"),
-    *("controller_ip", "controller_location", "delay"),
+    *("controller_ip", "controller_location", "delay", "options"),
 )
 
 
@@ -66,6 +66,7 @@ class Lifecycle:
         controller: Any = None,
         cluster_id: str | None = None,
         controller_args: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
         engine_timeout: float = 60,
         shutdown_atexit: bool = True,
         log_level: int | str = logging.INFO,
@@ -89,6 +90,7 @@ class Lifecycle:
         self.n = launching.check_n(n)
         self._kind = launching.parse_kind("engines", engines, engine_launcher_class)
         launching.parse_kind("controller", controller, controller_launcher_class)
+        self.options = launching.check_options(self._kind, options)
         #: Whether its directory is to stay: somebody knows its name.
         self._named = cluster_id is not None
         name = launching.new_cluster_id(time.time()) if cluster_id is None else cluster_id
@@ -115,6 +117,8 @@ class Lifecycle:
         self._shutdown_atexit = shutdown_atexit
         self._process = os.getpid()
         self._guard: Guard | None = None
+        #: Whether it was started as a batch job.
+        self._submitted = False
         self._stopping: Program | None = None
         self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self._context_client: Client | None = None
@@ -221,11 +225,11 @@ class Lifecycle:
             start = self._begin(wanted)
             try:
                 bar.show(wanted)
-                await start.wait(bar.refresh)
+                await start.wait(lambda: self._tell(start, bar))
                 run = Run.find(self._connection_file) if start.result()[0] == 0 else None
             except BaseException:
                 start.give_up()
-                self._clear_up(was_ready=start.result()[0] == 0)
+                self._clear_up(*start.result())
                 raise
             code, said = start.result()
             if code != 0:
@@ -243,20 +247,30 @@ class Lifecycle:
                 f"cluster {self.cluster_id!r} is running already, and no engines can be added to an MPI program: "
                 "connect_client() connects to it; for another size stop_cluster(), then start_cluster(n)"
             )
-        launching.check_allocation(self._kind, os.environ)
         python = "" if os.environ.get("PXCLUSTER_PYTHON") else sys.executable
-        command = launching.start_command(
-            locate(), self.cluster_id, n, self.engine_timeout, python, self.controller_args
-        )
+        how = locate(), self.cluster_id, n, self.engine_timeout, python, self.controller_args
+        self._submitted = launching.is_submitted(self._kind, self.options, os.environ)
+        if self._submitted:
+            command = launching.submit_command(*how, self.options or {})
+        else:
+            command = launching.start_command(*how)
         self._forget()
         self.log.info(f"Starting {'' if n is None else f'{n} '}engines with {MPIEngineSetLauncher}")
         return Program(command, self._directory())
 
-    def _clear_up(self, was_ready: bool) -> None:
-        """Nothing remains of a start that was interrupted, even if it was too late for that."""
-        if was_ready:
+    def _tell(self, start: Program, bar: _EngineBar) -> None:
+        """What a start that goes on has said since."""
+        for line in start.news():
+            self.log.info(line.removeprefix("pxcluster: "))
+        bar.refresh()
+
+    def _clear_up(self, code: int, said: str) -> None:
+        """Nothing remains of a start that was interrupted, even if it was too late for that; but a job in a queue."""
+        if code == 0:
             Program(self._stop_command(), self._directory()).join()
-        if not self._named:
+        elif self._submitted:
+            print(said.rstrip().rpartition("\n")[2], file=sys.stderr)
+        if not self._named and not self._submitted:
             remove_log(os.path.dirname(self._connection_file), patience=5)
 
     async def _stop(self) -> None:

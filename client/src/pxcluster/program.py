@@ -49,6 +49,8 @@ class Program:
 
     def __init__(self, command: Sequence[str], directory: str) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open until the program has ended
+        self._seen = 0
+        self._rest = b""
         try:
             self._process = subprocess.Popen(
                 command,
@@ -61,6 +63,14 @@ class Program:
         except BaseException:
             self._said.close()
             raise
+
+    def news(self) -> list[str]:
+        """The lines that it has written to standard error since this was asked last."""
+        fd = self._said.fileno()
+        piece = os.pread(fd, 1 << 16, self._seen)
+        self._seen += len(piece)
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
 
     async def wait(self, tick: Callable[[], None] | None = None) -> None:
         """Wait for the end; `tick` is called now and then."""
