@@ -38,6 +38,8 @@ pub enum Command {
     Logs(LogsFlags),
     /// Stop a running cluster
     Stop(StopFlags),
+    /// Look at what clusters need here: MPI, Python, memory, limits, network, Slurm
+    Doctor(DoctorFlags),
 }
 
 /// Flags that `pxcluster` takes as a rank.
@@ -163,6 +165,23 @@ pub struct StopFlags {
     pub timeout: Duration,
 }
 
+/// Flags of `pxcluster doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorFlags {
+    /// Python of the engines [default: the active environment's]
+    #[arg(long, value_name = "PATH", env = "PXCLUSTER_PYTHON")]
+    pub python: Option<PathBuf>,
+    /// The mpirun to look at [default: the one of the MPI that pxcluster was built with]
+    #[arg(long, value_name = "PATH", env = "PXCLUSTER_MPIRUN")]
+    pub mpirun: Option<PathBuf>,
+    /// Seconds to wait for each program that is asked
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = parse_seconds)]
+    pub timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Whether an argument is one of the commands, so that `pxcluster status` is one in an MPI job, too.
 pub fn is_command(argument: &OsString) -> bool {
     let names = Cli::command();
@@ -226,9 +245,15 @@ mod tests {
 
     #[test]
     fn commands_are_known_by_name() {
-        for (argument, known) in
-            [("start", true), ("run", true), ("status", true), ("stop", true), ("help", true), ("--port", false)]
-        {
+        for (argument, known) in [
+            ("start", true),
+            ("run", true),
+            ("status", true),
+            ("stop", true),
+            ("doctor", true),
+            ("help", true),
+            ("--port", false),
+        ] {
             assert_eq!(is_command(&argument.into()), known, "{argument}");
         }
     }

@@ -14,9 +14,11 @@
 //! | [`mpirun`] | which mpirun, and whose it is |
 //! | [`link`] | the only door to a running controller |
 //! | [`start`], [`run`], [`status`], [`list`], [`logs`], [`submit`], [`stop`] | the commands |
+//! | [`doctor`] | the command that says what would keep a cluster from starting here |
 
 pub mod cli;
 pub mod directory;
+pub mod doctor;
 pub mod env;
 pub mod link;
 pub mod list;

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use pxcluster_launcher::cli::{Cli, Command, is_command};
-use pxcluster_launcher::{env, list, logs, machine, rank_program, run as run_script, start, status, stop, submit};
+use pxcluster_launcher::{
+    doctor, env, list, logs, machine, rank_program, run as run_script, start, status, stop, submit,
+};
 
 /// Exit code for a command line that makes no sense, as clap's.
 const USAGE: u8 = 2;
@@ -40,6 +42,7 @@ fn run() -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Some(Command::Stop(flags)) => stop::run(&flags)?,
+        Some(Command::Doctor(flags)) => return doctor::run(&flags).context("cannot write to standard output"),
         None => {
             writeln!(std::io::stderr(), "pxcluster: {NOTHING_TO_DO}")?;
             return Ok(ExitCode::from(USAGE));

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::plan::Flavour;
 use crate::rank_program::{Description, Mpi};
@@ -72,8 +72,14 @@ pub fn find(
 
 /// Whose mpirun it is, by what it says of its version. Refuses one that cannot start the rank program.
 pub fn flavour(mpirun: &Path, description: &Description) -> Result<Flavour, MpirunError> {
+    let output = Command::new(mpirun).arg("--version").output();
+    let output = output.map_err(|error| MpirunError::Run { mpirun: mpirun.to_owned(), reason: error.to_string() })?;
+    read_flavour(mpirun, description, &output)
+}
+
+/// Reads what an mpirun has answered to `--version`, as [`flavour`] does.
+pub fn read_flavour(mpirun: &Path, description: &Description, output: &Output) -> Result<Flavour, MpirunError> {
     let failed = |reason: String| MpirunError::Run { mpirun: mpirun.to_owned(), reason };
-    let output = Command::new(mpirun).arg("--version").output().map_err(|error| failed(error.to_string()))?;
     let said = String::from_utf8_lossy(&output.stdout);
     let Some(flavour) = parse_version(&said) else {
         let said = said.lines().next().unwrap_or_default().to_owned();
@@ -89,7 +95,8 @@ pub fn flavour(mpirun: &Path, description: &Description) -> Result<Flavour, Mpir
     }
 }
 
-fn parse_version(said: &str) -> Option<Flavour> {
+/// Whose mpirun prints this; `None` if it is nobody's that pxcluster knows.
+pub(crate) fn parse_version(said: &str) -> Option<Flavour> {
     let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if has(&["Open MPI", "OpenRTE", "PRRTE"]) {
         Some(Flavour::OpenMpi)

@@ -4,11 +4,14 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde::Deserialize;
 
 const NAME: &str = "pxcluster-rank";
+
+/// Makes a rank program print its [`Description`] and end; it does not start MPI.
+pub const DESCRIBE: &str = "--describe";
 
 /// Names another rank program, for tests and for installations that keep one for each MPI.
 const VARIABLE: &str = "PXCLUSTER_RANK_PROGRAM";
@@ -98,9 +101,14 @@ pub fn exec(args: &[OsString]) -> RankProgramError {
 /// Asks a rank program which MPI it was built with.
 pub fn describe(program: &Path) -> Result<Description, RankProgramError> {
     let output = Command::new(program)
-        .arg("--describe")
+        .arg(DESCRIBE)
         .output()
         .map_err(|source| RankProgramError::Run { program: program.to_owned(), source })?;
+    read_description(program, &output)
+}
+
+/// Reads what a rank program has answered to [`DESCRIBE`].
+pub fn read_description(program: &Path, output: &Output) -> Result<Description, RankProgramError> {
     let broken = |reason| RankProgramError::Broken { program: program.to_owned(), reason };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
