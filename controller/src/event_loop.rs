@@ -22,6 +22,7 @@ use crate::listener::{LAST_FRAMES, ListenError, RemoteListener, serve_local};
 use crate::maps::{self, Maps};
 use crate::nannies::Nannies;
 use crate::relays::Relays;
+use crate::silence::Silence;
 use crate::spill::Spill;
 use crate::store::{Reservation, Store};
 use crate::timeouts::Timeouts;
@@ -109,6 +110,7 @@ pub struct Controller<T: Transport> {
     gone: BTreeMap<EngineId, String>,
     /// Engines that MPI cannot reach: since when, and its words.
     suspects: BTreeMap<EngineId, (Instant, String)>,
+    silence: Silence,
     nannies: Nannies,
     relays: Relays,
     /// Engines that have ended Python.
@@ -131,6 +133,7 @@ impl<T: Transport> Controller<T> {
         if let Some(store) = &store {
             transport.set_depot(Box::new(Messages(Arc::clone(store))));
         }
+        let silence = Silence::new(settings.nodes.clone(), settings.lost_after, Instant::now());
         let clients = Clients::new(settings.bounds.results, Spill::new(settings.bounds.spill.clone()), store.clone());
         Self {
             settings,
@@ -150,6 +153,7 @@ impl<T: Transport> Controller<T> {
             release_at: None,
             gone: BTreeMap::new(),
             suspects: BTreeMap::new(),
+            silence,
             nannies: Nannies::default(),
             relays: Relays::default(),
             ended: EngineSet::default(),
@@ -216,10 +220,12 @@ impl<T: Transport> Controller<T> {
                 self.decide(Event::TimedOut(key), &Answer::default())?;
             }
             self.handle_suspects()?;
+            self.handle_silence()?;
             self.punch_elsewhere()?;
             if !self.published && self.engines.len() == size as usize && self.deadline.is_none() {
                 self.published = true;
                 self.ready_at = Instant::now();
+                self.silence.begin(self.ready_at);
                 self.publish(identity, port)?;
             }
             if let Some(ended) = self.look_for_the_end() {
@@ -352,7 +358,9 @@ impl<T: Transport> Controller<T> {
         let decoded = codec::decode_places::<ToController>(message, &adopt);
         let (header, body) = decoded.map_err(|source| ControllerError::Codec { from, source })?;
         let Some(engine) = from.engine().filter(|engine| !self.gone.contains_key(engine)) else { return Ok(()) };
+        self.silence.heard(from, Instant::now());
         match header {
+            ToController::Beat => Ok(()),
             ToController::Ready { host, pid } => {
                 self.engines.insert(engine, EngineInfo { id: engine, host, pid });
                 self.decide(Event::EngineJoined(engine), &Answer::default())

@@ -27,6 +27,7 @@ mod reading;
 mod regions;
 mod relays;
 mod session;
+mod silence;
 mod spill;
 mod store;
 mod timeouts;
@@ -34,6 +35,7 @@ mod writing;
 
 use pxcluster_transport::arena::{Arena, Node};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use bounds::Bounds;
 pub use certificate::IdentityError;
@@ -41,6 +43,7 @@ pub use event_loop::{Controller, ControllerError, Ended};
 pub use files::{ClusterFiles, ClusterLock, FilesError};
 pub use listener::ListenError;
 pub use nannies::cause as cause_of_death;
+pub use silence::beat;
 
 /// What the controller is told at its start.
 #[derive(Clone, Debug)]
@@ -55,6 +58,8 @@ pub struct Settings {
     pub slurm_job_id: Option<String>,
     /// Whether every engine has a nanny, so that an engine may die.
     pub nannies: bool,
+    /// After how much silence all engines of another host are lost; zero: never.
+    pub lost_after: Duration,
     /// What clients may make rank 0 keep.
     pub bounds: Bounds,
     /// Gives memory that is not used any more back to the system.

@@ -43,6 +43,7 @@ impl Cluster {
             python: "3.11.7".into(),
             slurm_job_id: None,
             nannies: true,
+            lost_after: Duration::from_secs(30),
             bounds,
             release_memory: || {},
             arena: None,

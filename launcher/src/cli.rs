@@ -63,6 +63,9 @@ pub struct RankFlags {
     /// Report an engine as hung when it says nothing for so long; 0: never [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub hung_after: Option<Duration>,
+    /// Lose all engines of a host from which nothing is heard for so long; 0: never [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub lost_after: Option<Duration>,
 }
 
 /// How much the ranks log.
@@ -115,7 +118,7 @@ pub struct RunFlags {
 /// Flags of `pxcluster submit`.
 #[derive(Debug, Args)]
 #[command(after_help = "-n, --engines N: one task more is asked for, for the controller. --cluster-id ID [default: \
-    job-<id of the job>]. --python PATH, --port, --log, --no-nanny, --hung-after: as of start. --print: show the batch script, submit \
+    job-<id of the job>]. --python PATH, --port, --log, --no-nanny, --hung-after, --lost-after: as of start. --print: show the batch script, submit \
     nothing. --wait: return when the cluster is ready, at most --timeout SECONDS after the job has begun to run [300]. All other flags are sbatch's. Without a script the cluster waits for clients until `pxcluster stop`, \
     `scancel` or the time limit.")]
 pub struct SubmitFlags {
@@ -215,6 +218,9 @@ impl RankFlags {
         if let Some(time) = self.hung_after {
             args.extend(["--hung-after".into(), time.as_secs_f64().to_string().into()]);
         }
+        if let Some(time) = self.lost_after {
+            args.extend(["--lost-after".into(), time.as_secs_f64().to_string().into()]);
+        }
         args
     }
 }
@@ -237,7 +243,8 @@ mod tests {
 
     #[test]
     fn rank_flags_survive_the_way_through_mpirun() {
-        let given = "pxcluster --cluster-id a.b --python /p --port 80 --log debug --no-nanny --hung-after 2.5";
+        let given =
+            "pxcluster --cluster-id a.b --python /p --port 80 --log debug --no-nanny --hung-after 2.5 --lost-after 9";
         let given: Vec<&str> = given.split(' ').collect();
         let flags = Cli::try_parse_from(&given).unwrap().rank;
         assert_eq!(flags.to_args(), given[1..].iter().map(OsString::from).collect::<Vec<_>>());

@@ -17,6 +17,8 @@ pub enum ToController {
         /// Its process id.
         pid: u32,
     },
+    /// The engine is there, and has nothing else to say.
+    Beat,
     /// The engine cannot start.
     Unfit {
         /// One sentence.

@@ -4,6 +4,7 @@ use crate::from_client::DirectKind;
 use crate::{EngineId, EngineSet, Epoch, RequestKey, TaskIndex};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::time::Duration;
 
 /// A message's header; buffers as said at each variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -178,4 +179,6 @@ pub struct Setup {
     pub python: String,
     /// Its shared library, absolute path.
     pub libpython: String,
+    /// How often an engine on another host than rank 0's is to say something; `None`: only what it has to.
+    pub beat: Option<Duration>,
 }

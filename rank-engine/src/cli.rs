@@ -27,6 +27,9 @@ pub(crate) struct Flags {
     /// Report an engine as hung when its communication stands still for so long; 0: never
     #[arg(long, env = "PXCLUSTER_HUNG_AFTER", default_value = "30", value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) hung_after: Duration,
+    /// Lose all engines of a host from which nothing is heard for so long; 0: never
+    #[arg(long, env = "PXCLUSTER_LOST_AFTER", default_value = "30", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) lost_after: Duration,
     /// Print which MPI this program was built with, as JSON, and end
     #[arg(long, hide = true)]
     pub(crate) describe: bool,

@@ -37,6 +37,7 @@ pub(crate) fn run(world: &World, place: Place, flags: &Flags, probe: Probe) -> a
         python: version,
         slurm_job_id: std::env::var("SLURM_JOB_ID").ok(),
         nannies: !flags.no_nanny,
+        lost_after: flags.lost_after,
         bounds,
         release_memory,
         arena: world.arena(),
@@ -66,7 +67,8 @@ fn prepare(flags: &Flags, probe: Probe) -> anyhow::Result<Prepared> {
     let files = ClusterFiles::locate(&flags.cluster_id)?;
     let lock = files.claim()?;
     let python = probe.wait()?;
-    let setup = Setup { cluster_id: flags.cluster_id.clone(), python: python.executable, libpython: python.libpython };
+    let (cluster_id, beat) = (flags.cluster_id.clone(), pxcluster_controller::beat(flags.lost_after));
+    let setup = Setup { cluster_id, python: python.executable, libpython: python.libpython, beat };
     Ok((files, lock, setup, python.version, bounds))
 }
 

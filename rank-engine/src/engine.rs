@@ -73,7 +73,7 @@ fn run_until_the_end(world: &World, nanny: &Arc<Nanny>) -> anyhow::Result<ExitCo
             return Ok(ExitCode::SUCCESS); // rank 0 fails and says why
         }
     };
-    let driver = Arc::new(Driver::new(transport, Arc::clone(nanny), world.arena())?);
+    let driver = Arc::new(Driver::new(transport, Arc::clone(nanny), world.arena(), setup.beat)?);
     let about = vtable::About {
         engine,
         engine_count: world.size() - 1,

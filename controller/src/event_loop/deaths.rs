@@ -117,6 +117,24 @@ impl<T: Transport> Controller<T> {
         Ok(())
     }
 
+    /// Hosts from which nobody is heard any more.
+    pub(super) fn handle_silence(&mut self) -> Result<(), ControllerError> {
+        if !self.published || self.deadline.is_some() {
+            return Ok(());
+        }
+        let lost = self.silence.lost(Instant::now(), |engine| self.gone.contains_key(&engine));
+        for engine in lost {
+            let seconds = self.settings.lost_after.as_secs_f64();
+            let what = format!(
+                "is lost: nothing has been heard of its host for {seconds} s (power, network, or an overloaded host; \
+                 --lost-after sets the time)"
+            );
+            let pid = self.engines.get(&engine).map_or(0, |info| info.pid);
+            self.lose_engine(engine, pid, Suspect::Anything, &what)?;
+        }
+        Ok(())
+    }
+
     fn lose_engine(&mut self, engine: EngineId, pid: u32, suspect: Suspect, what: &str) -> Result<(), ControllerError> {
         // What it has sent before its end counts.
         let mut left = LAST_WORDS;

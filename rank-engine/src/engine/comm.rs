@@ -51,6 +51,10 @@ pub(super) struct Comm {
     /// Numbers of the broadcasts that have come.
     seen: BTreeSet<u64>,
     someone_has_died: bool,
+    /// How often rank 0 is to hear something, if it is on another host.
+    beat: Option<Duration>,
+    /// When it was told something last.
+    said: Instant,
 }
 
 /// How a turn went.
@@ -64,7 +68,12 @@ pub(super) enum Turn {
 }
 
 impl Comm {
-    pub(super) fn new(transport: MpiTransport, nanny: Arc<Nanny>, arena: Option<Arc<Arena>>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        transport: MpiTransport,
+        nanny: Arc<Nanny>,
+        arena: Option<Arc<Arena>>,
+        beat: Option<Duration>,
+    ) -> anyhow::Result<Self> {
         let me = transport.rank().engine().context("rank 0 is no engine")?;
         Ok(Self {
             transport,
@@ -76,6 +85,8 @@ impl Comm {
             joined: VecDeque::new(),
             seen: BTreeSet::new(),
             someone_has_died: false,
+            beat,
+            said: Instant::now(),
         })
     }
 
@@ -122,6 +133,10 @@ impl Comm {
             self.say(&ToController::Released { places: released }, vec![])?;
             return Ok(Turn::Busy);
         }
+        if self.announced && self.beat.is_some_and(|beat| self.said.elapsed() >= beat) {
+            self.say(&ToController::Beat, vec![])?;
+            return Ok(Turn::Busy);
+        }
         if due.is_none()
             && let Some(status) = shared.ended()
         {
@@ -137,11 +152,12 @@ impl Comm {
         let until_due = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
         let is_to_sweep = self.arena.as_ref().is_some_and(|arena| arena.has_unneeded());
         let until_due = until_due.min(if is_to_sweep { SWEPT } else { IDLE });
-        let nap = self.transport.nap().unwrap_or(IDLE).min(until_due);
+        let nap = self.transport.nap().unwrap_or(IDLE).min(until_due).min(self.beat.unwrap_or(IDLE));
         Ok(Turn::Idle(nap.min(if self.ending.is_some() { NAG } else { IDLE })))
     }
 
     fn say(&mut self, header: &ToController, body: Vec<Bytes>) -> anyhow::Result<()> {
+        self.said = Instant::now();
         let place_of = |buffer: &Bytes| self.arena.as_ref().and_then(|arena| arena.place_of(buffer));
         Ok(send_places(&mut self.transport, Rank::CONTROLLER, header, body, &place_of)?)
     }

@@ -37,12 +37,24 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(transport: MpiTransport, nanny: Arc<Nanny>, arena: Option<Arc<Arena>>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        transport: MpiTransport,
+        nanny: Arc<Nanny>,
+        arena: Option<Arc<Arena>>,
+        beat: Option<Duration>,
+    ) -> anyhow::Result<Self> {
         arena.iter().for_each(Arena::watch_forks);
         let is_with_rank_0 = transport.is_local(Rank::CONTROLLER);
+        let beat = beat.filter(|_| !is_with_rank_0); // there, the end of a process is seen
         let bell = transport.bell();
         let shared = Shared::new(bell.clone(), nanny.page(), transport.size() - 1);
-        Ok(Self { shared, comm: Mutex::new(Comm::new(transport, nanny, arena.clone())?), bell, arena, is_with_rank_0 })
+        Ok(Self {
+            shared,
+            comm: Mutex::new(Comm::new(transport, nanny, arena.clone(), beat)?),
+            bell,
+            arena,
+            is_with_rank_0,
+        })
     }
 
     fn comm(&self) -> MutexGuard<'_, Comm> {
