@@ -106,8 +106,8 @@ sources_hash() {
         rustc --version
         cd "$root" || exit
         find Cargo.toml Cargo.lock pyproject.toml protocol scheduler transport controller rank-engine launcher slurm \
-            client/src scripts/lib -type f ! -name '*.pyc' ! -path '*.egg-info/*' ! -path '*/tests/*' ! -name '*.md' \
-            -print0 | sort -z | xargs -0 sha256sum
+            client/src scripts/lib -type f ! -name '*.pyc' ! -path '*.egg-info/*' ! -path '*/tests/*' \
+            ! -path 'slurm/templates/*' ! -name '*.md' -print0 | sort -z | xargs -0 sha256sum
     } | sha256sum
 }
 

@@ -6,13 +6,14 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
 
 from .waiting import wait_for
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sinfo")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sinfo", "sbatch", "salloc", "scontrol", "scancel")
 _SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 _CONFIGURATION = """\
@@ -41,8 +42,13 @@ SchedulerParameters=sched_interval=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node_port} CPUs=16 Sockets=1 CoresPerSocket=16 State=UNKNOWN
+GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node_port} CPUs=16 Sockets=1 CoresPerSocket=16 Gres=gpu:2 \
+ State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=ALL PriorityTier=9 MaxTime=INFINITE State=UP
 """
 
 
@@ -77,6 +83,9 @@ class Slurm:
         wait_for((munge / "socket").exists, self._logs)
         (self.base / "plugstack.conf").touch()
         (self.base / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # not used, but looked for
+        for number in range(2):
+            os.mknod(self.base / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))  # any device will do
+        (self.base / "gres.conf").write_text(f"Name=gpu File={self.base}/gpu[0-1]\n")
         host = socket.gethostname().partition(".")[0]
         ports = {"controller_port": _free_port(), "node_port": _free_port()}
         (self.base / "slurm.conf").write_text(_CONFIGURATION.format(base=self.base, host=host, **ports))

@@ -12,11 +12,13 @@ T = TypeVar("T")
 PATIENCE = 60.0
 
 
-def wait_for(condition: Callable[[], T], what: str | Callable[[], str], seconds: float = PATIENCE) -> T:
+def wait_for(
+    condition: Callable[[], T], what: str | Callable[[], str], seconds: float = PATIENCE, pause: float = 0.01
+) -> T:
     """The first true value of `condition`; AssertionError saying `what` did not come true in time."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds:.0f} seconds: {what if isinstance(what, str) else what()}")
-        time.sleep(0.01)
+        time.sleep(pause)
     return value
