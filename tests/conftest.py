@@ -15,6 +15,8 @@ import pytest
 from harness.cluster import Cluster, Site
 from harness.hosts import Hosts, missing
 from harness.memory import no_large_file_system
+from harness.slurm import Slurm
+from harness.slurm import missing as no_slurm
 from parity.options import pytest_addoption as pytest_addoption
 from parity.options import pytest_report_header as pytest_report_header
 from pxcluster import Client
@@ -52,6 +54,18 @@ class SharedCluster:
             self._cluster.site.wait_until_nothing_remains()
         finally:
             self.discard()
+
+
+@pytest.fixture(scope="session")
+def private_slurm() -> Iterator[Slurm]:
+    """A Slurm of one node that runs while the tests do."""
+    if reason := no_slurm():
+        pytest.skip(reason)
+    private = Slurm()
+    try:
+        yield private.start()
+    finally:
+        private.stop()
 
 
 @pytest.fixture(scope="session")

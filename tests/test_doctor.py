@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import slurm
 from harness.cluster import Cluster, Site
 from harness.environments import pretend_program
+from harness.slurm import Slurm
 
 pytestmark = [pytest.mark.smoke, pytest.mark.timeout(300)]
 
@@ -116,13 +116,7 @@ def test_a_program_that_is_no_python(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.slurm
-def test_srun_names_the_plugin_of_this_mpi(site: Site) -> None:
-    if reason := slurm.missing():
-        pytest.skip(reason)
-    private = slurm.Slurm()
-    try:
-        outcome = doctor(site, **private.start().environment)
-    finally:
-        private.stop()
+def test_srun_names_the_plugin_of_this_mpi(site: Site, private_slurm: Slurm) -> None:
+    outcome = doctor(site, **private_slurm.environment)
     plugin = {"Open MPI": "pmix", "MPICH": "pmi2"}[built_with(site)]
     line(outcome, "ok", f"steps are started with `srun --mpi={plugin} pxcluster`")

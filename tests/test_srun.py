@@ -8,29 +8,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pxcluster as ipp
 import pytest
-from harness import slurm
 from harness.cluster import Cluster, Site
+from harness.slurm import Slurm
 from harness.waiting import wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
+@pytest.fixture
+def environment(private_slurm: Slurm) -> dict[str, str]:
     """That of a private Slurm."""
-    if reason := slurm.missing():
-        pytest.skip(reason)
     if "HYDRA" in subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=True).stdout:
         pytest.skip("MPICH does not speak PMIx with srun here")
-    private = slurm.Slurm()
-    try:
-        yield private.start().environment
-    finally:
-        private.stop()
+    return private_slurm.environment
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pxcluster as ipp
@@ -27,23 +27,12 @@ sys.exit(3)
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="module")
-def private() -> Iterator[slurm.Slurm]:
-    if reason := slurm.missing():
-        pytest.skip(reason)
-    private = slurm.Slurm()
-    try:
-        yield private.start()
-    finally:
-        private.stop()
-
-
 @pytest.fixture
-def run(private: slurm.Slurm, site: Site) -> Run:
+def run(private_slurm: slurm.Slurm, site: Site) -> Run:
     """Runs a command of the user's, in the site's folder."""
 
     def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        env = {**site.env, **private.environment}
+        env = {**site.env, **private_slurm.environment}
         return subprocess.run(command, env=env, cwd=site.base, check=check, capture_output=True, text=True, timeout=100)
 
     return run
@@ -116,9 +105,9 @@ def test_a_notebook_has_a_cluster_in_a_job(run: Run, site: Site) -> None:
     assert not (Path(site.env["PXCLUSTER_DIR"]) / "mine" / "connection.json").exists()
 
 
-def test_a_job_that_waits_is_left_in_the_queue_by_ctrl_c(run: Run, site: Site, private: slurm.Slurm) -> None:
+def test_a_job_that_waits_is_left_in_the_queue_by_ctrl_c(run: Run, site: Site, private_slurm: slurm.Slurm) -> None:
     held = ["pxcluster", "submit", "--wait", "-n", "1", "--cluster-id", "later", "--hold"]
-    env = {**site.env, **private.environment}
+    env = {**site.env, **private_slurm.environment}
     with subprocess.Popen(held, env=env, cwd=site.base, stderr=subprocess.PIPE, text=True) as waiting:
         assert waiting.stderr is not None
         assert waiting.stderr.readline().startswith("pxcluster: pending (JobHeldUser), 00:0")

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pxcluster as ipp
@@ -51,18 +51,6 @@ with open("steps", "a") as file:
     print(sys.argv[1], sum(ipp.Client()[:].map_sync(abs, [-1, -2])), file=file)
 sys.exit(sys.argv[1] == "fails")
 """
-
-
-@pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
-    """That of a private Slurm."""
-    if reason := slurm.missing():
-        pytest.skip(reason)
-    private = slurm.Slurm()
-    try:
-        yield private.start().environment
-    finally:
-        private.stop()
 
 
 class Desk:
@@ -129,8 +117,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(environment: dict[str, str], new_site: Callable[..., Site]) -> Desk:
-    return Desk(new_site(**environment))
+def desk(private_slurm: slurm.Slurm, new_site: Callable[..., Site]) -> Desk:
+    return Desk(new_site(**private_slurm.environment))
 
 
 @pytest.fixture(scope="module")
