@@ -63,6 +63,18 @@ def test_a_job_runs_a_script_and_ends_with_its_code(run: Run, site: Site) -> Non
     assert not (Path(site.env["PXCLUSTER_DIR"]) / f"job-{job}" / "connection.json").exists()
 
 
+def test_srun_starts_the_ranks_where_it_is_told_to(run: Run, site: Site) -> None:
+    (site.base / "script.py").write_text(SCRIPT)
+    command = "pxcluster run --launcher srun script.py"
+    job = run(
+        "sbatch", "--parsable", "-n3", "--output=out", "--wrap", f"pxcluster start --launcher srun --dry-run; {command}"
+    )
+    ended = wait_until_ended(run, job.stdout.strip())
+    line, printed = (site.base / "out").read_text().splitlines()
+    assert re.fullmatch(r"srun --mpi=pmix --kill-on-bad-exit=0 -n 3 \S+/pxcluster-rank --cluster-id default", line)
+    assert (printed.split()[:3], ended["ExitCode"]) == (["2", "[1,", "2]"], "3:0")
+
+
 def test_a_job_without_a_script_waits_for_clients(run: Run, site: Site) -> None:
     job = run("pxcluster", "submit", "--engines=2", "--cluster-id", "batch", "--output=out").stdout.split()[2]
     file = Path(site.env["PXCLUSTER_DIR"]) / "batch" / "connection.json"

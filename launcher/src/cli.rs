@@ -24,7 +24,7 @@ pub struct Cli {
 /// What the program does when it is no rank.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start a cluster with mpirun and leave it running
+    /// Start a cluster and leave it running
     Start(StartFlags),
     /// Run a Python program as the client of a cluster of its own: started before it, gone after it
     Run(RunFlags),
@@ -78,6 +78,15 @@ pub enum LogLevel {
     Debug,
 }
 
+/// What starts the ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it, and --help shows them bare")]
+pub enum LauncherName {
+    Auto,
+    Mpirun,
+    Srun,
+}
+
 /// Flags of `pxcluster start`.
 #[derive(Debug, Clone, Args)]
 pub struct StartFlags {
@@ -90,6 +99,9 @@ pub struct StartFlags {
     /// The mpirun to use [default: the one of the MPI that pxcluster was built with]
     #[arg(long, value_name = "PATH", env = "PXCLUSTER_MPIRUN")]
     pub mpirun: Option<PathBuf>,
+    /// What starts the ranks: auto is mpirun, or srun where an allocation has no mpirun
+    #[arg(long, value_name = "NAME", value_enum, default_value = "auto")]
+    pub launcher: LauncherName,
     /// Hosts to start on, one a line, in mpirun's own form
     #[arg(long, value_name = "FILE")]
     pub hostfile: Option<PathBuf>,

@@ -54,13 +54,25 @@ impl Room {
     }
 }
 
+/// What starts the ranks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Starter {
+    /// This mpirun.
+    Mpirun(PathBuf),
+    /// Slurm's srun.
+    Srun {
+        /// CPUs of each task, which srun does not take over from the job by itself.
+        cpus_per_task: Option<u32>,
+    },
+}
+
 /// Everything that the command line depends on.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// Whose mpirun it is.
+    /// Whose MPI it is.
     pub flavour: Flavour,
-    /// The mpirun to run.
-    pub mpirun: PathBuf,
+    /// What starts the ranks.
+    pub starter: Starter,
     /// The program that each rank runs.
     pub rank_program: PathBuf,
     /// Its arguments.
@@ -91,6 +103,9 @@ pub enum PlanError {
         /// The bound.
         max_slots: usize,
     },
+    /// srun has the hosts of the allocation.
+    #[error("srun starts on the hosts of the allocation and reads no hostfile; leave out --hostfile, or srun")]
+    HostfileForSrun,
 }
 
 impl Launch {
@@ -100,10 +115,15 @@ impl Launch {
         if let Some(max_slots) = self.room.max_slots.filter(|&max| processes > max) {
             return Err(PlanError::NoRoom { engines: self.engines, max_slots });
         }
-        let mut line: Vec<OsString> = vec![self.mpirun.clone().into()];
-        match self.flavour {
-            Flavour::OpenMpi => line.extend(self.open_mpi_flags(processes)),
-            Flavour::Mpich => line.extend(self.mpich_flags()),
+        let mut line: Vec<OsString> = match &self.starter {
+            Starter::Mpirun(mpirun) => vec![mpirun.clone().into()],
+            Starter::Srun { .. } => vec!["srun".into()],
+        };
+        match (&self.starter, self.flavour) {
+            (Starter::Srun { .. }, _) if self.hostfile.is_some() => return Err(PlanError::HostfileForSrun),
+            (Starter::Srun { cpus_per_task }, flavour) => line.extend(srun_flags(flavour, *cpus_per_task)),
+            (Starter::Mpirun(_), Flavour::OpenMpi) => line.extend(self.open_mpi_flags(processes)),
+            (Starter::Mpirun(_), Flavour::Mpich) => line.extend(self.mpich_flags()),
         }
         line.extend(["-n".into(), processes.to_string().into(), self.rank_program.clone().into()]);
         line.extend(self.rank_args.iter().cloned());
@@ -134,6 +154,17 @@ impl Launch {
     }
 }
 
+/// An engine's death is not to end the step, whatever the site has set.
+fn srun_flags(flavour: Flavour, cpus_per_task: Option<u32>) -> Vec<OsString> {
+    let plugin = match flavour {
+        Flavour::OpenMpi => "--mpi=pmix",
+        Flavour::Mpich => "--mpi=pmi2",
+    };
+    let mut flags: Vec<OsString> = vec![plugin.into(), "--kill-on-bad-exit=0".into()];
+    flags.extend(cpus_per_task.map(|cpus| format!("--cpus-per-task={cpus}").into()));
+    flags
+}
+
 /// A command line as a person would type it.
 #[must_use]
 pub fn to_shell(line: &[OsString]) -> String {
@@ -158,7 +189,7 @@ mod tests {
     fn launch(flavour: Flavour, engines: u32) -> Launch {
         Launch {
             flavour,
-            mpirun: "/usr/bin/mpirun".into(),
+            starter: Starter::Mpirun("/usr/bin/mpirun".into()),
             rank_program: "/v/bin/pxcluster-rank".into(),
             rank_args: vec!["--cluster-id".into(), "default".into()],
             engines,
@@ -201,6 +232,19 @@ mod tests {
         let hosts = |flavour| line(&Launch { hostfile: Some("my hosts".into()), ..launch(flavour, 3) });
         assert!(hosts(Flavour::OpenMpi).contains(" --hostfile 'my hosts' -x PXCLUSTER_DIR -n 4 "));
         assert!(hosts(Flavour::Mpich).contains(" -f 'my hosts' -n 4 "));
+    }
+
+    #[test]
+    fn srun_is_told_the_plugin_and_the_cpus() {
+        let srun = |cpus_per_task| Starter::Srun { cpus_per_task };
+        let open_mpi = Launch { starter: srun(Some(2)), as_root: true, ..launch(Flavour::OpenMpi, 8) };
+        let expected =
+            "srun --mpi=pmix --kill-on-bad-exit=0 --cpus-per-task=2 -n 9 /v/bin/pxcluster-rank --cluster-id default";
+        assert_eq!(line(&open_mpi), expected);
+        let mpich = Launch { starter: srun(None), ..launch(Flavour::Mpich, 1) };
+        assert!(line(&mpich).starts_with("srun --mpi=pmi2 --kill-on-bad-exit=0 -n 2 "));
+        let hosts = Launch { hostfile: Some("hosts".into()), ..mpich };
+        assert_eq!(hosts.command_line(), Err(PlanError::HostfileForSrun));
     }
 
     #[test]

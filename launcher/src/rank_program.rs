@@ -8,6 +8,8 @@ use std::process::{Command, Output};
 
 use serde::Deserialize;
 
+use crate::plan::Flavour;
+
 const NAME: &str = "pxcluster-rank";
 
 /// Makes a rank program print its [`Description`] and end; it does not start MPI.
@@ -28,6 +30,14 @@ pub struct Description {
     /// The interpreter of engines, when none is chosen.
     #[serde(default)]
     pub python: Option<PathBuf>,
+}
+
+impl Description {
+    /// Whose flags its launchers take.
+    #[must_use]
+    pub fn flavour(&self) -> Flavour {
+        if self.mpi == Mpi::Mpich { Flavour::Mpich } else { Flavour::OpenMpi }
+    }
 }
 
 /// Whose MPI it is.

@@ -17,13 +17,13 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use pxcluster_protocol::connection::ConnectionFile;
 
-use crate::cli::StartFlags;
+use crate::cli::{LauncherName, StartFlags};
 use crate::directory::{ClusterDirectory, Controller, DirectoryError, shown};
 use crate::env::is_manager_variable;
 use crate::link::Link;
 use crate::machine::{Process, cores, variables, wait_until};
 use crate::mpirun::{self, MpirunError};
-use crate::plan::{Flavour, Launch, PlanError, Room, to_shell};
+use crate::plan::{Flavour, Launch, PlanError, Room, Starter, to_shell};
 use crate::rank_program::{self, RankProgramError};
 
 /// How much of the log is shown when the start fails.
@@ -165,12 +165,25 @@ fn plan(flags: &StartFlags) -> Result<Launch, StartError> {
     let rank_program = rank_program::locate()?;
     let description = rank_program::describe(&rank_program)?;
     let search_path = std::env::var_os("PATH");
-    let mpirun = mpirun::find(flags.mpirun.as_deref(), &description, search_path.as_deref())?;
-    let flavour = mpirun::flavour(&mpirun, &description)?;
+    let cpus_per_task = slurm_env::Allocation::from_vars(variables()).ok().flatten().map(|job| job.cpus_per_task);
+    let srun = Starter::Srun { cpus_per_task: cpus_per_task.flatten() };
+    let by_mpirun = || -> Result<(Flavour, Starter), MpirunError> {
+        let mpirun = mpirun::find(flags.mpirun.as_deref(), &description, search_path.as_deref())?;
+        Ok((mpirun::flavour(&mpirun, &description)?, Starter::Mpirun(mpirun)))
+    };
+    let (flavour, starter) = match flags.launcher {
+        LauncherName::Mpirun => by_mpirun()?,
+        LauncherName::Srun => (description.flavour(), srun),
+        // An allocation without an mpirun, as on systems where srun alone starts MPI programs.
+        LauncherName::Auto => match by_mpirun() {
+            Err(MpirunError::Missing) if cpus_per_task.is_some() => (description.flavour(), srun),
+            found => found?,
+        },
+    };
     let room = room(flags.hostfile.as_deref(), flavour)?;
     Ok(Launch {
         flavour,
-        mpirun,
+        starter,
         rank_program,
         rank_args: flags.rank.to_args(),
         engines: flags.engines.unwrap_or_else(|| room.default_engines()),

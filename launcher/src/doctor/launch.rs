@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use super::ask::{Ask, Unanswered, telling_line};
 use super::finding::Finding;
 use crate::mpirun::{self, MpirunError};
-use crate::plan::{Flavour, Launch, Room, to_shell};
+use crate::plan::{Flavour, Launch, Room, Starter, to_shell};
 use crate::rank_program::{DESCRIBE, Description, Mpi};
 
 const CHECK: &str = "mpirun";
@@ -78,7 +78,7 @@ impl Mpirun {
         let usable = self.0.as_ref().ok()?;
         let launch = Launch {
             flavour: usable.flavour,
-            mpirun: usable.path.clone(),
+            starter: Starter::Mpirun(usable.path.clone()),
             rank_program: rank_program.unwrap_or(Path::new("true")).to_owned(),
             rank_args: rank_program.map(|_| DESCRIBE.into()).into_iter().collect(),
             engines: 1,
