@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pxcluster as ipp
 import pytest
-from harness.cluster import Cluster
+from harness.cluster import Cluster, Site
 from harness.peer import port_of
 from pxcluster import Client
 
@@ -53,6 +56,46 @@ def test_addresses_are_tried_in_order(cluster: Cluster, tmp_path: Path) -> None:
     connection["addresses"] = ["127.0.0.1:1", *connection["addresses"]]
     with cluster.client(connection_info=write(tmp_path / "c.json", connection)) as client:
         assert client.ids == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """An address that says nothing at all, as behind a firewall: the queue of who waits there is full."""
+    with socket.socket() as listener, ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        yield "{}:{}".format(*listener.getsockname())
+
+
+def test_an_address_that_leads_nowhere_costs_its_share_of_the_time(
+    cluster: Cluster, tmp_path: Path, nowhere: str
+) -> None:
+    connection = from_another_host(cluster.connection())
+    connection["addresses"] = [nowhere, *connection["addresses"]]
+    with cluster.client(connection_info=write(tmp_path / "c.json", connection), timeout=12) as client:
+        assert client.ids == [0, 1, 2, 3]
+    connection["addresses"] = [nowhere]
+    assert nowhere in refusal(write(tmp_path / "c.json", connection))
+
+
+def test_addresses_are_those_that_are_to_be_advertised(new_cluster: Callable[..., Cluster]) -> None:
+    one = new_cluster(1, "--interface", "lo").connection()["addresses"]
+    assert [address.partition(":")[0] for address in one] == ["127.0.0.1"]
+    cluster = new_cluster(1, "--advertise", "login.example.org:8022,127.0.0.1")
+    first, second = cluster.connection()["addresses"]
+    assert first == "login.example.org:8022"
+    assert second == f"127.0.0.1:{port_of(cluster.connection())}"
+
+
+def test_an_interface_that_is_not_there_is_refused(site: Site) -> None:
+    command = ["pxcluster", "start", "-n", "1", "--interface", "nope0"]
+    refused = subprocess.run(command, env=site.env, capture_output=True, text=True, timeout=100)
+    assert refused.returncode == 1
+    assert "--interface nope0: no interface of this name is up" in refused.stderr
 
 
 def test_a_missing_socket_means_tls(cluster: Cluster, tmp_path: Path) -> None:

@@ -308,7 +308,7 @@ impl<T: Transport> Controller<T> {
             cluster_id: self.settings.cluster_id.clone(),
             key: identity.key.clone(),
             certificate: identity.certificate.clone(),
-            addresses: interfaces::addresses(port),
+            addresses: interfaces::advertised(&self.settings.advertise, port)?,
             socket: self.files.socket(std::process::id()).display().to_string(),
             host: host(),
             pid: std::process::id(),
@@ -487,6 +487,6 @@ pub(crate) fn unix_time() -> f64 {
 }
 
 /// This host's name.
-fn host() -> String {
+pub(crate) fn host() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -41,6 +41,7 @@ pub use bounds::Bounds;
 pub use certificate::IdentityError;
 pub use event_loop::{Controller, ControllerError, Ended};
 pub use files::{ClusterFiles, ClusterLock, FilesError};
+pub use interfaces::{Advertise, NoInterface};
 pub use listener::ListenError;
 pub use nannies::cause as cause_of_death;
 pub use silence::beat;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub cluster_id: String,
     /// TCP port for clients; 0 takes a free one.
     pub port: u16,
+    /// Which addresses clients are told.
+    pub advertise: Advertise,
     /// Full version of the engines' Python, such as `3.11.7`.
     pub python: String,
     /// Slurm job, if any.

@@ -1,7 +1,7 @@
 //! A whole controller against engines and clients that are threads of this test: real sockets, loopback transport.
 
 use bytes::{Bytes, BytesMut};
-use pxcluster_controller::{Bounds, ClusterFiles, Controller, Ended, Settings};
+use pxcluster_controller::{Advertise, Bounds, ClusterFiles, Controller, Ended, Settings};
 use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::frame::{self, Frame, Limits};
 use pxcluster_protocol::from_client::{Death, DirectKind, FromClient, Hello, Nanny};
@@ -40,6 +40,7 @@ impl Cluster {
         let settings = Settings {
             cluster_id: "test".into(),
             port: 0,
+            advertise: Advertise::default(),
             python: "3.11.7".into(),
             slurm_job_id: None,
             nannies: true,

@@ -36,6 +36,8 @@ pub enum Command {
     List(ListFlags),
     /// Print what mpirun and the ranks of a cluster have printed
     Logs(LogsFlags),
+    /// Hand a client at the other end of standard input and output on to a cluster, as for ssh
+    Proxy(ProxyFlags),
     /// Stop a running cluster
     Stop(StopFlags),
     /// Look at what clusters need here: MPI, Python, memory, limits, network, Slurm
@@ -54,6 +56,12 @@ pub struct RankFlags {
     /// TCP port for clients on other hosts [default: any free one]
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
+    /// Interface whose addresses they are told, such as ib0 [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Names or addresses of rank 0's host that they are told instead, with a port if it is another one, in order
+    #[arg(long, value_name = "HOST,…", value_delimiter = ',')]
+    pub advertise: Vec<String>,
     /// How much the ranks log
     #[arg(long, value_name = "LEVEL", env = "PXCLUSTER_LOG", value_enum)]
     pub log: Option<LogLevel>,
@@ -130,7 +138,7 @@ pub struct RunFlags {
 /// Flags of `pxcluster submit`.
 #[derive(Debug, Args)]
 #[command(after_help = "-n, --engines N: one task more is asked for, for the controller. --cluster-id ID [default: \
-    job-<id of the job>]. --python PATH, --port, --log, --no-nanny, --hung-after, --lost-after: as of start. --print: show the batch script, submit \
+    job-<id of the job>]. --python PATH, --port, --interface, --advertise, --log, --no-nanny, --hung-after, --lost-after: as of start. --print: show the batch script, submit \
     nothing. --wait: return when the cluster is ready, at most --timeout SECONDS after the job has begun to run [300]. All other flags are sbatch's. Without a script the cluster waits for clients until `pxcluster stop`, \
     `scancel` or the time limit.")]
 pub struct SubmitFlags {
@@ -167,6 +175,14 @@ pub struct LogsFlags {
     /// Go on until the cluster has ended
     #[arg(short, long)]
     pub follow: bool,
+}
+
+/// Flags of `pxcluster proxy`.
+#[derive(Debug, Args)]
+pub struct ProxyFlags {
+    /// Name of the cluster
+    #[arg(long, value_name = "ID", env = "PXCLUSTER_CLUSTER_ID", default_value = "default", value_parser = parse_cluster_id)]
+    pub cluster_id: String,
 }
 
 /// Flags of `pxcluster stop`.
@@ -221,6 +237,12 @@ impl RankFlags {
         if let Some(port) = self.port {
             args.extend(["--port".into(), port.to_string().into()]);
         }
+        if let Some(name) = &self.interface {
+            args.extend(["--interface".into(), name.into()]);
+        }
+        if !self.advertise.is_empty() {
+            args.extend(["--advertise".into(), self.advertise.join(",").into()]);
+        }
         if let Some(name) = self.log.and_then(|level| level.to_possible_value()) {
             args.extend(["--log".into(), name.get_name().into()]);
         }
@@ -255,8 +277,7 @@ mod tests {
 
     #[test]
     fn rank_flags_survive_the_way_through_mpirun() {
-        let given =
-            "pxcluster --cluster-id a.b --python /p --port 80 --log debug --no-nanny --hung-after 2.5 --lost-after 9";
+        let given = "pxcluster --cluster-id a.b --python /p --port 80 --interface ib0 --advertise a,b:1 --log debug --no-nanny --hung-after 2.5 --lost-after 9";
         let given: Vec<&str> = given.split(' ').collect();
         let flags = Cli::try_parse_from(&given).unwrap().rank;
         assert_eq!(flags.to_args(), given[1..].iter().map(OsString::from).collect::<Vec<_>>());

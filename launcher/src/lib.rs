@@ -13,7 +13,7 @@
 //! | [`rank_program`] | the program `pxcluster-rank`: where it is, what it says of itself |
 //! | [`mpirun`] | which mpirun, and whose it is |
 //! | [`link`] | the only door to a running controller |
-//! | [`start`], [`run`], [`status`], [`list`], [`logs`], [`submit`], [`stop`] | the commands |
+//! | [`start`], [`run`], [`status`], [`list`], [`logs`], [`submit`], [`proxy`], [`stop`] | the commands |
 //! | [`doctor`] | the command that says what would keep a cluster from starting here |
 
 pub mod cli;
@@ -26,6 +26,7 @@ pub mod logs;
 pub mod machine;
 pub mod mpirun;
 pub mod plan;
+pub mod proxy;
 pub mod rank_program;
 pub mod run;
 pub mod start;

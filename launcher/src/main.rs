@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use pxcluster_launcher::cli::{Cli, Command, is_command};
 use pxcluster_launcher::{
-    doctor, env, list, logs, machine, rank_program, run as run_script, start, status, stop, submit,
+    doctor, env, list, logs, machine, proxy, rank_program, run as run_script, start, status, stop, submit,
 };
 
 /// Exit code for a command line that makes no sense, as clap's.
@@ -39,6 +39,10 @@ fn run() -> Result<ExitCode> {
         Some(Command::List(flags)) => list::run(&flags)?,
         Some(Command::Logs(flags)) => {
             logs::run(&flags, &mut std::io::stdout())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Proxy(flags)) => {
+            proxy::run(&flags)?;
             return Ok(ExitCode::SUCCESS);
         }
         Some(Command::Stop(flags)) => stop::run(&flags)?,

@@ -155,7 +155,7 @@ fn parse(words: &[String]) -> Result<Submission, SubmitError> {
         match name {
             "--print" => found.print = true,
             "--no-nanny" => found.rank_flags.push(word.clone()),
-            "--port" | "--log" | "--hung-after" | "--lost-after" => {
+            "--port" | "--interface" | "--advertise" | "--log" | "--hung-after" | "--lost-after" => {
                 let text = value()?;
                 found.rank_flags.push(format!("{name}={}", quoted(&text)));
             }

@@ -18,6 +18,12 @@ pub(crate) struct Flags {
     /// TCP port for clients on other hosts; 0 takes a free one
     #[arg(long, env = "PXCLUSTER_PORT", default_value_t = 0)]
     pub(crate) port: u16,
+    /// Interface whose addresses clients on other hosts are told, such as ib0 [default: all]
+    #[arg(long, env = "PXCLUSTER_INTERFACE", value_name = "NAME")]
+    pub(crate) interface: Option<String>,
+    /// Names or addresses of this host that they are told instead, with a port if it is another one, in order
+    #[arg(long, env = "PXCLUSTER_ADVERTISE", value_name = "HOST,…", value_delimiter = ',')]
+    pub(crate) advertise: Vec<String>,
     /// Least severe messages to log: error, warn, info or debug
     #[arg(long, env = "PXCLUSTER_LOG", default_value = "warn", value_name = "LEVEL")]
     pub(crate) log: tracing::Level,

@@ -5,7 +5,7 @@ use crate::cli::Flags;
 use crate::environment::Place;
 use crate::keeper;
 use crate::python::Probe;
-use pxcluster_controller::{Bounds, ClusterFiles, Controller, ControllerError, Ended, Settings};
+use pxcluster_controller::{Advertise, Bounds, ClusterFiles, Controller, ControllerError, Ended, Settings};
 use pxcluster_protocol::EngineSet;
 use pxcluster_protocol::to_engine::{Cargo, Setup};
 use pxcluster_transport::mpi::World;
@@ -34,6 +34,7 @@ pub(crate) fn run(world: &World, place: Place, flags: &Flags, probe: Probe) -> a
     let settings = Settings {
         cluster_id: flags.cluster_id.clone(),
         port: flags.port,
+        advertise: Advertise { addresses: flags.advertise.clone(), interface: flags.interface.clone() },
         python: version,
         slurm_job_id: std::env::var("SLURM_JOB_ID").ok(),
         nannies: !flags.no_nanny,

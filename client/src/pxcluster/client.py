@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .executor import ViewExecutor
     from .jobs import ResultsByName
     from .loadbalanced import LoadBalancedView
+    from .reconnect import Opener
     from .requests import Request
 
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -43,7 +44,10 @@ class Client(ClientCalls):
 
     `connection_info`: path of a connection file, or its content as a dict; otherwise the file of `cluster_id` (default
     ``$PXCLUSTER_CLUSTER_ID``, or ``default``) is waited for, up to `timeout` seconds. Arguments of ipyparallel's
-    Client that name profiles, tunnels and sockets are accepted and ignored.
+    Client that name profiles and sockets are accepted and ignored.
+
+    `sshserver`: a host, as ssh takes it (``me@login``, `sshkey` as its ``-i``), on which the cluster's connection file
+    is. ``pxcluster proxy`` runs there; ``$PXCLUSTER_REMOTE`` is its path, ``$PXCLUSTER_SSH`` the ssh with options.
 
     `resume`: the :attr:`session_name` of a client that is gone; this one takes its place, and :meth:`get_result`
     fetches what it had asked for. A client that only loses its connection resumes its session by itself.
@@ -67,12 +71,21 @@ class Client(ClientCalls):
         profile: str = "",
         debug: bool = False,
         cluster: Any = None,
+        sshserver: str | None = None,
+        sshkey: str | None = None,
         **ignored: Any,
     ) -> None:
         self.profile = profile
         self.debug = debug
         self.cluster = cluster
-        if connection_info is None or isinstance(connection_info, str | os.PathLike):
+        if sshserver:
+            from .tunnel import Tunnel
+
+            if connection_info is not None:
+                raise ValueError("sshserver= finds the connection file on that host: name its cluster by cluster_id=")
+            tunnel = Tunnel(sshserver, cluster_id, sshkey)
+            self._begin(tunnel.info, tunnel.dial, timeout, resume)
+        elif connection_info is None or isinstance(connection_info, str | os.PathLike):
             path = connection.path_of(cluster_id) if connection_info is None else os.fspath(connection_info)
             self._connect(connection.wait_for(path, timeout), connection.shorten(path), timeout, resume)
         else:
@@ -85,8 +98,11 @@ class Client(ClientCalls):
         self._activate_first()
 
     def _connect(self, info: dict[str, Any], shown: str, timeout: float, resume: str | None = None) -> None:
+        self._begin(info, lambda seconds: connection.connect(info, shown, seconds), timeout, resume)
+
+    def _begin(self, info: dict[str, Any], dial: Opener, timeout: float, resume: str | None) -> None:
         self._info = info
-        self._session = Session(lambda seconds: connection.connect(info, shown, seconds), info["key"], timeout, resume)
+        self._session = Session(dial, info["key"], timeout, resume)
         self._session.registry.comms = Comms(self._session)
         self._keeper = Keeper(self._session)
 

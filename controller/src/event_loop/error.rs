@@ -2,6 +2,7 @@
 
 use crate::certificate::IdentityError;
 use crate::files::FilesError;
+use crate::interfaces::NoInterface;
 use crate::listener::ListenError;
 use pxcluster_protocol::codec::CodecError;
 use pxcluster_protocol::{EngineId, Rank};
@@ -19,6 +20,9 @@ pub enum ControllerError {
     /// Sockets.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// What clients are to be told.
+    #[error(transparent)]
+    Interface(#[from] NoInterface),
     /// Messages between ranks.
     #[error(transparent)]
     Transport(#[from] TransportError),

@@ -72,6 +72,41 @@ pub fn connect(socket: Option<&Path>, addresses: &[String], certificate: &str) -
     Err(DialError::Unreachable { tried: tried.join(", "), source: last })
 }
 
+/// A connection to a controller on which nothing has been said, for somebody else to speak on.
+pub enum Bare {
+    /// On the controller's host.
+    Unix(UnixStream),
+    /// From anywhere; TLS is to be spoken on it.
+    Tcp(TcpStream),
+}
+
+/// Connects as [`connect`] does, and leaves the rest to whoever speaks.
+pub fn connect_bare(socket: Option<&Path>, addresses: &[String]) -> Result<Bare, DialError> {
+    let mut tried = Vec::new();
+    let mut last = io::Error::new(ErrorKind::NotFound, "the connection file has no address");
+    if let Some(path) = socket {
+        match connect_unix(path) {
+            Ok(stream) => {
+                stream
+                    .set_read_timeout(None)
+                    .and_then(|()| stream.set_write_timeout(None))
+                    .map_err(|source| DialError::Unreachable { tried: path.display().to_string(), source })?;
+                return Ok(Bare::Unix(stream));
+            }
+            Err(error) => last = error,
+        }
+        tried.push(path.display().to_string());
+    }
+    for address in addresses {
+        match connect_tcp(address) {
+            Ok(tcp) => return Ok(Bare::Tcp(tcp)),
+            Err(error) => last = error,
+        }
+        tried.push(address.clone());
+    }
+    Err(DialError::Unreachable { tried: tried.join(", "), source: last })
+}
+
 /// Connects to the socket, and makes sure that nobody else put it there to learn the key.
 fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(path)?;
@@ -88,20 +123,25 @@ fn connect_tls(
     address: &str,
     config: &Arc<rustls::ClientConfig>,
 ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let mut tcp = connect_tcp(address)?;
+    tcp.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    tcp.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    // No name is checked: the certificate itself is known.
+    let name = ServerName::try_from("pxcluster").map_err(io::Error::other)?;
+    let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+    while tls.is_handshaking() {
+        tls.complete_io(&mut tcp)?;
+    }
+    Ok(StreamOwned::new(tls, tcp))
+}
+
+fn connect_tcp(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, format!("{address} has no IP address"));
     for socket_address in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&socket_address, CONNECT_TIMEOUT) {
-            Ok(mut tcp) => {
+            Ok(tcp) => {
                 tcp.set_nodelay(true)?;
-                tcp.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-                tcp.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-                // No name is checked: the certificate itself is known.
-                let name = ServerName::try_from("pxcluster").map_err(io::Error::other)?;
-                let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
-                while tls.is_handshaking() {
-                    tls.complete_io(&mut tcp)?;
-                }
-                return Ok(StreamOwned::new(tls, tcp));
+                return Ok(tcp);
             }
             Err(error) => last = error,
         }
