@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pxcluster as ipp
 import pytest
 
@@ -34,6 +36,21 @@ def test_only_what_was_never_sent_fails(rc, dv, controller):
     assert not sent.done()
     controller.release()
     assert sent.get(timeout=30) == [1] * 4
+
+
+@pytest.mark.parametrize(("question", "ask"), [("status", "queue_status"), ("history", "hub_history")])
+def test_questions_whose_answers_are_not_kept_are_asked_again(rc, dv, controller, question, ask):
+    dv.apply_sync(len, "a")
+    controller.resumes = True
+    controller.hold.set()
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(getattr(rc, ask))
+        number = controller.expect(question)[0]["id"]
+        controller.last_request = number
+        controller.break_connection()
+        assert controller.expect(question)[0]["id"] == number
+        controller.release()
+        assert len(answer.result(timeout=30)) > 3
 
 
 def test_an_idle_connection_is_made_again_before_it_is_needed(rc, dv, controller):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _PATIENCE = 10.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
+#: Questions whose answers the controller does not keep: they are asked again.
+_NOT_KEPT = ("status", "history")
 
 
 def reconnect(session: Session, reopen: Opener, reason: str) -> None:
@@ -89,8 +91,8 @@ def _go_on(session: Session, channel: Channel, decoder: frames.Decoder, welcome:
         for request in unsent:
             pending.pop(request.id, None)
         for number, request in pending.items():
-            if isinstance(request, ControlRequest) and request.name == "status":  # the one answer that is not kept
-                session._outbox.extend(map(memoryview, frames.encode({"type": "status", "id": number})))
+            if isinstance(request, ControlRequest) and request.name in _NOT_KEPT:
+                session._outbox.extend(map(memoryview, frames.encode({"type": request.name, "id": number})))
         session._broken = None
     session.registry.set_engines(welcome["engines"])
     lost = ConnectionLost("the connection was lost before this was sent; the session goes on: call again")
