@@ -7,13 +7,13 @@ import os
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.cluster import Cluster, program
+from harness.gates import Gate, pass_gate
 from harness.peer import port_of
 from harness.ssh import Sshd, missing
 from pxcluster import Client
@@ -82,12 +82,15 @@ def test_the_controller_may_be_on_a_third_host(
 
 
 @pytest.mark.usefixtures("laptop")
-def test_an_ssh_that_is_cut_is_replaced_and_nothing_is_lost() -> None:
-    with Client(sshserver="login") as rc:
-        waiting = rc[:].apply_async(time.sleep, 1.0)
+def test_an_ssh_that_is_cut_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+    with Client(sshserver="login") as rc, Gate(tmp_path / "gate") as gate:
+        pids = rc[:].apply_sync(os.getpid)
+        waiting = rc[:].apply_async(pass_gate, None, gate.folder)
+        gate.wait_for_marks(4)
         first = ssh_of(rc)
         os.kill(first.pid, signal.SIGKILL)
-        assert waiting.get(timeout=60) == [None] * 4
+        gate.open()
+        assert waiting.get(timeout=60) == pids
         assert rc[:].apply_sync(abs, -1) == [1] * 4
         assert ssh_of(rc) is not first
 
