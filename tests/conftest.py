@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from harness.cluster import Cluster, Site
 from harness.hosts import Hosts, missing
-from harness.memory import no_large_file_system
+from harness.memory import no_large_file_system, no_small_file_system, small_file_system
 from harness.slurm import Slurm
 from harness.slurm import missing as no_slurm
 from parity.options import pytest_addoption as pytest_addoption
@@ -140,6 +140,15 @@ def new_cluster(new_site: Callable[..., Site]) -> Iterator[Callable[..., Cluster
     finally:
         for cluster in clusters:
             cluster.kill()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB in memory."""
+    if reason := no_small_file_system(tmp_path / "small"):
+        pytest.skip(reason)
+    with small_file_system(tmp_path / "small", 16) as path:
+        yield path
 
 
 @pytest.fixture

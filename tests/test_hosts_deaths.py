@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,7 @@ from harness.large import (
 )
 from harness.memory import (
     MEGA,
-    no_small_file_system,
     shared_bytes,
-    small_file_system,
 )
 from harness.waiting import wait_for
 from pxcluster import interactive
@@ -159,15 +157,6 @@ def test_engines_are_killed_while_pushes_go_on(new_hosts: Callable[..., Cluster]
 
 
 # -- a host with little memory ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MB in memory."""
-    if reason := no_small_file_system(tmp_path / "small"):
-        pytest.skip(reason)
-    with small_file_system(tmp_path / "small", 16) as path:
-        yield path
 
 
 @pytest.mark.smoke

@@ -11,6 +11,7 @@ from pathlib import Path
 import pxcluster as ipp
 import pytest
 from harness.cluster import Cluster
+from harness.processes import parent_of
 from harness.waiting import wait_for
 from pxcluster import Client, interactive
 
@@ -31,8 +32,7 @@ def processes_of(rc: Client, host: str) -> tuple[list[int], list[int]]:
     """The engines on a host, and the processes of them and of their nannies."""
     engines = [engine for engine in rc._session.registry.engines.values() if engine["host"] == host]
     pids = [engine["pid"] for engine in engines]
-    parents = [int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids]
-    return [engine["id"] for engine in engines], pids + parents
+    return [engine["id"] for engine in engines], pids + [parent_of(pid) for pid in pids]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.cluster import Site
+from harness.processes import is_alive
 from harness.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(300)
@@ -37,14 +38,6 @@ def command(site: Site, way: str, engines: int, *arguments: str) -> list[str]:
     if way == "shell":
         return ["pxcluster", "run", "-n", str(engines), *arguments]
     return ["mpirun", "-n", str(engines + 1), "pxcluster", "run", *arguments]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] not in "ZX"
 
 
 @pytest.mark.smoke

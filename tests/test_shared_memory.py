@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,8 @@ from harness.memory import (
     Peak,
     available_bytes,
     no_large_file_system,
-    no_small_file_system,
     private_bytes,
     shared_bytes,
-    small_file_system,
 )
 from harness.processes import is_stopped
 from harness.waiting import wait_for
@@ -350,15 +348,6 @@ def test_bounds(new_cluster: Callable[..., Cluster], bound: int, link: str) -> N
     assert min(grown) >= 20 * MEGA, grown  # copies, because there is no room
     everything_works(rc)
     assert shared_bytes(controller_of(cluster)) <= bound
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MB in memory."""
-    if reason := no_small_file_system(tmp_path / "small"):
-        pytest.skip(reason)
-    with small_file_system(tmp_path / "small", 16) as path:
-        yield path
 
 
 @pytest.mark.smoke

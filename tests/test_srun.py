@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from collections.abc import Callable
 import pxcluster as ipp
 import pytest
 from harness.cluster import Cluster, Site
+from harness.hosts import is_hydra
 from harness.slurm import Slurm
 from harness.waiting import wait_for
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 @pytest.fixture
 def environment(private_slurm: Slurm) -> dict[str, str]:
     """That of a private Slurm."""
-    if "HYDRA" in subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=True).stdout:
+    if is_hydra():
         pytest.skip("MPICH does not speak PMIx with srun here")
     return private_slurm.environment
 

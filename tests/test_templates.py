@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pxcluster as ipp
 import pytest
 from harness import slurm
 from harness.cluster import PREFIX, Site
+from harness.hosts import is_hydra
 from harness.waiting import wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
@@ -121,23 +121,16 @@ def desk(private_slurm: slurm.Slurm, new_site: Callable[..., Site]) -> Desk:
     return Desk(new_site(**private_slurm.environment))
 
 
-@pytest.fixture(scope="module")
-def mpi() -> str:
-    """Whose mpirun belongs to this environment."""
-    said = subprocess.run([PREFIX / "bin" / "mpirun", "--version"], capture_output=True, text=True, check=True).stdout
-    return "MPICH" if "HYDRA" in said else "Open MPI"
+@pytest.fixture
+def openmpi() -> None:
+    if is_hydra():
+        pytest.skip("the template is for Open MPI, and this is MPICH")
 
 
 @pytest.fixture
-def openmpi(mpi: str) -> None:
-    if mpi != "Open MPI":
-        pytest.skip(f"the template is for Open MPI, and this is {mpi}")
-
-
-@pytest.fixture
-def mpich(mpi: str) -> None:
-    if mpi != "MPICH":
-        pytest.skip(f"the template is for MPICH, and this is {mpi}")
+def mpich() -> None:
+    if not is_hydra():
+        pytest.skip("the template is for MPICH, and this is Open MPI")
 
 
 def check_batch(desk: Desk, name: str) -> None:

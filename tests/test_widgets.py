@@ -45,11 +45,10 @@ display(ipywidgets.HBox([button, count, pixel]))
 
 
 @pytest.fixture
-def cluster(shared_cluster: Any) -> Iterator[Cluster]:
-    cluster: Cluster = shared_cluster.get()
+def cluster(cluster: Cluster) -> Iterator[Cluster]:
+    """The shared cluster, on which kernels leave nothing."""
     yield cluster
     cluster.client()[:].clear(block=True)
-    cluster.close_clients()
 
 
 def test_each_engine_has_a_progress_bar_in_the_notebook(cluster: Cluster) -> None:

@@ -324,7 +324,7 @@ impl Clients {
             return;
         };
         let key = RequestKey { client, request };
-        self.history.note(key, header, &frame.buffers, unix_time());
+        self.history.note(key, header, &frame.buffers, unix_time);
         let subscribers = self.archive.add(key, &frame);
         for (who, id) in &subscribers {
             self.readdress(RequestKey { client: *who, request: *id }, &frame);

@@ -67,7 +67,7 @@ impl History {
     }
 
     /// An answer to a request is sent to its client.
-    pub(crate) fn note(&mut self, key: RequestKey, answer: &ToClient, buffers: &[Bytes], now: f64) {
+    pub(crate) fn note(&mut self, key: RequestKey, answer: &ToClient, buffers: &[Bytes], now: fn() -> f64) {
         let Some(record) = self.records.get_mut(&key) else { return };
         match answer {
             ToClient::Reply { engine, status, started, completed, .. } => {
@@ -88,6 +88,7 @@ impl History {
                 }
             }
             ToClient::Failed { .. } => {
+                let now = now();
                 for part in record.parts.iter_mut().filter(|part| part.status == PENDING) {
                     (part.status, part.completed) = (Status::Error.into(), now);
                 }
@@ -194,8 +195,8 @@ mod tests {
     fn answers_of_engines_are_noted_where_their_targets_stand() {
         let mut history = History::default();
         history.begin(key(1), "s", direct(&[3, 1, 2]), 0.5);
-        history.note(key(1), &reply(1, Status::Ok), &[], 9.0);
-        history.note(key(1), &reply(7, Status::Ok), &[], 9.0);
+        history.note(key(1), &reply(1, Status::Ok), &[], || 9.0);
+        history.note(key(1), &reply(7, Status::Ok), &[], || 9.0);
         history.begin(key(2), "s", Outline { listed: false, ..direct(&[1]) }, 0.5);
         let (past, engines, statuses, ends) = told(&history);
         assert_eq!(past.len(), 1);
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!((engines, statuses), (vec![3, 1, 2], vec![PENDING, 0, PENDING]));
         assert_eq!((ends[1], ends[0].is_nan()), (2.0, true));
         let failed = ToClient::Failed { id: 1, ename: "EngineError".to_owned(), message: String::new() };
-        history.note(key(1), &failed, &[], 9.0);
+        history.note(key(1), &failed, &[], || 9.0);
         let (_, _, statuses, ends) = told(&history);
         assert_eq!((statuses, ends), (vec![1, 0, 1], vec![9.0, 2.0, 9.0]));
     }
@@ -215,8 +216,8 @@ mod tests {
         let numbers = |values: [u32; 2]| Bytes::from(values.map(u32::to_le_bytes).concat());
         let times = Bytes::from([4.0_f64, 5.0].map(f64::to_le_bytes).concat());
         let columns = [numbers([2, 0]), numbers([7, u32::MAX]), Bytes::from(vec![0, 2]), times.clone(), times];
-        history.note(key(1), &ToClient::Results { id: 1 }, &columns, 9.0);
-        history.note(key(2), &ToClient::Results { id: 2 }, &columns, 9.0);
+        history.note(key(1), &ToClient::Results { id: 1 }, &columns, || 9.0);
+        history.note(key(2), &ToClient::Results { id: 2 }, &columns, || 9.0);
         let (past, engines, statuses, ends) = told(&history);
         assert_eq!((past[0].tasks, past[0].label.as_deref()), (3, Some("mine")));
         assert_eq!((engines, statuses), (vec![u32::MAX, u32::MAX, 7], vec![2, PENDING, 0]));

@@ -138,9 +138,10 @@ pub struct RunFlags {
 /// Flags of `pxcluster submit`.
 #[derive(Debug, Args)]
 #[command(after_help = "-n, --engines N: one task more is asked for, for the controller. --cluster-id ID [default: \
-    job-<id of the job>]. --python PATH, --port, --interface, --advertise, --log, --no-nanny, --hung-after, --lost-after: as of start. --print: show the batch script, submit \
-    nothing. --wait: return when the cluster is ready, at most --timeout SECONDS after the job has begun to run [300]. All other flags are sbatch's. Without a script the cluster waits for clients until `pxcluster stop`, \
-    `scancel` or the time limit.")]
+    job-<id of the job>]. --python PATH, --port, --interface, --advertise, --log, --no-nanny, --hung-after, \
+    --lost-after: as of start. --print: show the batch script, submit nothing. --wait: return when the cluster is \
+    ready, at most --timeout SECONDS after the job has begun to run [300]. All other flags are sbatch's. Without a \
+    script the cluster waits for clients until `pxcluster stop`, `scancel` or the time limit.")]
 pub struct SubmitFlags {
     /// [-n N] [--cluster-id ID] [--python PATH] [--print] [--wait] [any flags of sbatch] [-- SCRIPT ARGUMENTS]
     #[arg(value_name = "FLAGS", trailing_var_arg = true, allow_hyphen_values = true)]
@@ -277,7 +278,8 @@ mod tests {
 
     #[test]
     fn rank_flags_survive_the_way_through_mpirun() {
-        let given = "pxcluster --cluster-id a.b --python /p --port 80 --interface ib0 --advertise a,b:1 --log debug --no-nanny --hung-after 2.5 --lost-after 9";
+        let given = "pxcluster --cluster-id a.b --python /p --port 80 --interface ib0 --advertise a,b:1 --log debug \
+            --no-nanny --hung-after 2.5 --lost-after 9";
         let given: Vec<&str> = given.split(' ').collect();
         let flags = Cli::try_parse_from(&given).unwrap().rank;
         assert_eq!(flags.to_args(), given[1..].iter().map(OsString::from).collect::<Vec<_>>());

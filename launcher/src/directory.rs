@@ -46,6 +46,16 @@ pub enum DirectoryError {
         /// Where its connection file would be.
         path: String,
     },
+    /// The controller ended without removing its connection file.
+    #[error("cluster '{cluster_id}' is gone: {path} names process {pid}, which does not run any more")]
+    Gone {
+        /// The cluster asked for.
+        cluster_id: String,
+        /// Its connection file.
+        path: String,
+        /// The process in it.
+        pid: u32,
+    },
     /// Others can read the key.
     #[error("{0} can be read by others, so its key may be known; stop that cluster, remove the file and start again")]
     Exposed(String),
@@ -176,6 +186,16 @@ impl ClusterDirectory {
             return Err(DirectoryError::Version { path: shown(&path), found: protocol_version });
         }
         serde_json::from_str(&text).map_err(malformed)
+    }
+
+    /// Reads the connection file of a cluster whose controller runs, as far as that can be seen from here.
+    pub fn read_running(&self) -> Result<ConnectionFile, DirectoryError> {
+        let connection = self.read_connection()?;
+        if Controller::find(&connection) == Controller::Gone {
+            let (cluster_id, path) = (self.cluster_id.clone(), shown(&self.connection_file()));
+            return Err(DirectoryError::Gone { cluster_id, path, pid: connection.pid });
+        }
+        Ok(connection)
     }
 
     /// Removes the connection file and the socket that it names, if they are there.

@@ -147,7 +147,11 @@ impl Drop for Link {
 }
 
 fn connect(connection: &ConnectionFile) -> Result<Stream, DialError> {
+    pxcluster_dial::connect(socket_here(connection), &connection.addresses, &connection.certificate)
+}
+
+/// The controller's socket, on its own host.
+pub(crate) fn socket_here(connection: &ConnectionFile) -> Option<&Path> {
     let socket = Path::new(&connection.socket);
-    let here = connection.host == host_name() && socket.exists();
-    pxcluster_dial::connect(here.then_some(socket), &connection.addresses, &connection.certificate)
+    (connection.host == host_name() && socket.exists()).then_some(socket)
 }

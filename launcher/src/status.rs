@@ -5,25 +5,15 @@ use std::fmt::Write as _;
 use pxcluster_protocol::to_client::{ClusterStatus, Memory};
 
 use crate::cli::StatusFlags;
-use crate::directory::{ClusterDirectory, Controller, DirectoryError, shown};
+use crate::directory::{ClusterDirectory, DirectoryError};
 use crate::link::{Link, LinkError};
 
 /// Why there is no status to show.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
-    /// There is no such cluster.
+    /// There is no such cluster, or not any more.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// The controller ended without removing its connection file.
-    #[error("cluster '{cluster_id}' is gone: {path} names process {pid}, which does not run any more")]
-    Gone {
-        /// The cluster asked for.
-        cluster_id: String,
-        /// Its connection file.
-        path: String,
-        /// The process in it.
-        pid: u32,
-    },
     /// The controller does not answer.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -34,15 +24,7 @@ pub enum StatusError {
 
 /// Asks the controller, and gives back what to print.
 pub fn run(flags: &StatusFlags) -> Result<String, StatusError> {
-    let directory = ClusterDirectory::locate(&flags.cluster_id)?;
-    let connection = directory.read_connection()?;
-    if Controller::find(&connection) == Controller::Gone {
-        return Err(StatusError::Gone {
-            cluster_id: flags.cluster_id.clone(),
-            path: shown(&directory.connection_file()),
-            pid: connection.pid,
-        });
-    }
+    let connection = ClusterDirectory::locate(&flags.cluster_id)?.read_running()?;
     let status = Link::open(&connection)?.status()?;
     if flags.json { to_json(&status) } else { Ok(to_text(&status)) }
 }

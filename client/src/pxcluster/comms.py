@@ -8,6 +8,7 @@ from functools import partial
 from . import serialize
 from .error import IPythonError
 from .requests import DirectRequest
+from .shared import submit_unlisted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,10 +65,9 @@ class Comms:
 
         buffers = [bytes(buffer) for buffer in message.get("buffers") or ()]
         call = message["header"]["msg_type"], message["content"], message.get("metadata") or {}, buffers
-        header = {"type": "direct", "id": 0, "kind": "apply", "targets": [engine], "unlisted": True}
         try:
-            self._session.submit(
-                DirectRequest("comm", "apply", [engine]), header, serialize.dumps((comms.deliver, call, {}))
+            submit_unlisted(
+                self._session, DirectRequest("comm", "apply", [engine]), serialize.dumps((comms.deliver, call, {}))
             )
         except IPythonError:
             pass  # the engine or the cluster is gone, and with it the other end

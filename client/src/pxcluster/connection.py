@@ -27,12 +27,17 @@ def directory() -> str:
     return os.environ.get("PXCLUSTER_DIR") or os.path.join(os.path.expanduser("~"), ".pxcluster")
 
 
-def path_of(cluster_id: str | None) -> str:
-    """The connection file of a cluster; None means ``$PXCLUSTER_CLUSTER_ID``, or ``default``."""
+def cluster_id_of(cluster_id: str | None) -> str:
+    """The name of a cluster; None means ``$PXCLUSTER_CLUSTER_ID``, or ``default``. ValueError: it can be none."""
     cluster_id = cluster_id or os.environ.get("PXCLUSTER_CLUSTER_ID") or "default"
     if "/" in cluster_id or cluster_id.startswith("."):
         raise ValueError(f"cluster id {cluster_id!r} is not usable: take letters, digits, '-', '_' and '.'")
-    return os.path.join(directory(), cluster_id, "connection.json")
+    return cluster_id
+
+
+def path_of(cluster_id: str | None) -> str:
+    """The connection file of a cluster; None as of :func:`cluster_id_of`."""
+    return os.path.join(directory(), cluster_id_of(cluster_id), "connection.json")
 
 
 def shorten(path: str) -> str:

@@ -163,7 +163,7 @@ class Keeper:
         call: tuple[Any, ...] = (keep, (lease.key, what, *map(PickleBuffer, buffers)), {})
         request = DirectRequest("put", "apply", engines)
         mentions.hold_for(request)
-        self._submit(request, serialize.dumps(call))
+        submit_unlisted(self._session, request, serialize.dumps(call))
         return lease
 
     def function_of_task(
@@ -215,16 +215,17 @@ class Keeper:
         request = DirectRequest("release", "apply", engines)
         request.when_done(again)
         try:
-            self._submit(request, serialize.dumps((objects.forget, (keys,), {})))
+            submit_unlisted(self._session, request, serialize.dumps((objects.forget, (keys,), {})))
         except Exception:  # the session is over, and with it this client's part in the cluster
             pass
 
-    def _submit(self, request: DirectRequest, body: Sequence[Bytes]) -> None:
-        engines = request.targets
-        everyone = self._session.registry.is_everyone(engines)
-        header: Header = {"type": "direct", "id": 0, "kind": "apply", "unlisted": True}
-        header["targets"] = None if everyone else list(engines)
-        self._session.submit(request, header, body)
+
+def submit_unlisted(session: Session, request: DirectRequest, body: Sequence[Bytes]) -> None:
+    """Send a call that is the client's own affair, of which no record tells."""
+    everyone = session.registry.is_everyone(request.targets)
+    header: Header = {"type": "direct", "id": 0, "kind": "apply", "unlisted": True}
+    header["targets"] = None if everyone else list(request.targets)
+    session.submit(request, header, body)
 
 
 def size_of(buffers: Sequence[Bytes]) -> int:

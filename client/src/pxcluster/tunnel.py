@@ -39,9 +39,8 @@ class Tunnel:
 
     def __init__(self, server: str, cluster_id: str | None, key: str | None = None) -> None:
         self._server = server
-        cluster_id = cluster_id or os.environ.get("PXCLUSTER_CLUSTER_ID") or "default"
-        connection.path_of(cluster_id)  # ValueError: it is no name of a cluster
-        remote = [*shlex.split(os.environ.get(_REMOTE) or "pxcluster"), "proxy", "--cluster-id", cluster_id]
+        program = shlex.split(os.environ.get(_REMOTE) or "pxcluster")
+        remote = [*program, "proxy", "--cluster-id", connection.cluster_id_of(cluster_id)]
         login = shlex.join(["sh", "-lc", "exec " + shlex.join(remote)])
         ssh = shlex.split(os.environ.get(_SSH) or "ssh")
         self._command = [*ssh, "-T", *(["-i", key] if key else []), server, login]

@@ -111,8 +111,7 @@ impl<T: Transport> Controller<T> {
         let due = self.suspects.iter().find(|(_, (since, _))| since.elapsed() >= NANNY_SPEAKS);
         if let Some((&engine, (_, words))) = due {
             let what = format!("cannot be reached any more: {words}");
-            let pid = self.engines.get(&engine).map_or(0, |info| info.pid);
-            self.lose_engine(engine, pid, Suspect::Anything, &what)?;
+            self.lose_engine(engine, self.pid_of(engine), Suspect::Anything, &what)?;
         }
         Ok(())
     }
@@ -129,8 +128,7 @@ impl<T: Transport> Controller<T> {
                 "is lost: nothing has been heard of its host for {seconds} s (power, network, or an overloaded host; \
                  --lost-after sets the time)"
             );
-            let pid = self.engines.get(&engine).map_or(0, |info| info.pid);
-            self.lose_engine(engine, pid, Suspect::Anything, &what)?;
+            self.lose_engine(engine, self.pid_of(engine), Suspect::Anything, &what)?;
         }
         Ok(())
     }
@@ -172,6 +170,11 @@ impl<T: Transport> Controller<T> {
             relay(&mut self.transport, &targets, &cargo, &[])?;
         }
         Ok(())
+    }
+
+    /// Its process id, 0 if it has never said so.
+    fn pid_of(&self, engine: EngineId) -> u32 {
+        self.engines.get(&engine).map_or(0, |info| info.pid)
     }
 
     fn name_of(&self, engine: EngineId, pid: u32) -> String {

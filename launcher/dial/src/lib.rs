@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConnection, StreamOwned};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -46,65 +46,66 @@ pub enum DialError {
     Certificate(String),
 }
 
+/// What was tried in vain.
+struct Tried {
+    names: Vec<String>,
+    last: io::Error,
+}
+
+impl Tried {
+    fn new() -> Self {
+        Self { names: Vec::new(), last: io::Error::new(ErrorKind::NotFound, "the connection file has no address") }
+    }
+
+    /// The connection, if it was made.
+    fn note<T>(&mut self, name: String, attempt: io::Result<T>) -> Option<T> {
+        let noted = attempt.map_err(|error| {
+            self.last = error;
+            self.names.push(name);
+        });
+        noted.ok()
+    }
+
+    fn into_error(self) -> DialError {
+        DialError::Unreachable { tried: self.names.join(", "), source: self.last }
+    }
+}
+
 /// Connects to the socket, if one is given, else to the first of the addresses (`host:port`) that accepts. `certificate`:
 /// the controller's, PEM.
 pub fn connect(socket: Option<&Path>, addresses: &[String], certificate: &str) -> Result<Stream, DialError> {
-    let mut tried = Vec::new();
-    let mut last = io::Error::new(ErrorKind::NotFound, "the connection file has no address");
-    if let Some(path) = socket {
-        match connect_unix(path) {
-            Ok(stream) => return Ok(Stream::Unix(stream)),
-            Err(error) => last = error,
-        }
-        tried.push(path.display().to_string());
+    let mut tried = Tried::new();
+    if let Some(path) = socket
+        && let Some(stream) = tried.note(path.display().to_string(), connect_unix(path).and_then(with_timeouts))
+    {
+        return Ok(Stream::Unix(stream));
     }
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())
         .map_err(|error| DialError::Certificate(error.to_string()))?;
     let config =
         Arc::new(pinned::client_config(certificate).map_err(|error| DialError::Certificate(error.to_string()))?);
-    for address in addresses {
-        match connect_tls(address, &config) {
-            Ok(stream) => return Ok(Stream::Tls(Box::new(stream))),
-            Err(error) => last = error,
-        }
-        tried.push(address.clone());
-    }
-    Err(DialError::Unreachable { tried: tried.join(", "), source: last })
+    let tls = addresses.iter().find_map(|address| tried.note(address.clone(), connect_tls(address, &config)));
+    tls.map(|stream| Stream::Tls(Box::new(stream))).ok_or_else(|| tried.into_error())
 }
 
 /// A connection to a controller on which nothing has been said, for somebody else to speak on.
-pub enum Bare {
-    /// On the controller's host.
-    Unix(UnixStream),
-    /// From anywhere; TLS is to be spoken on it.
-    Tcp(TcpStream),
+pub struct Bare {
+    /// The stream socket.
+    pub descriptor: OwnedFd,
+    /// Whether TLS is to be spoken on it.
+    pub needs_tls: bool,
 }
 
 /// Connects as [`connect`] does, and leaves the rest to whoever speaks.
 pub fn connect_bare(socket: Option<&Path>, addresses: &[String]) -> Result<Bare, DialError> {
-    let mut tried = Vec::new();
-    let mut last = io::Error::new(ErrorKind::NotFound, "the connection file has no address");
-    if let Some(path) = socket {
-        match connect_unix(path) {
-            Ok(stream) => {
-                stream
-                    .set_read_timeout(None)
-                    .and_then(|()| stream.set_write_timeout(None))
-                    .map_err(|source| DialError::Unreachable { tried: path.display().to_string(), source })?;
-                return Ok(Bare::Unix(stream));
-            }
-            Err(error) => last = error,
-        }
-        tried.push(path.display().to_string());
+    let mut tried = Tried::new();
+    if let Some(path) = socket
+        && let Some(stream) = tried.note(path.display().to_string(), connect_unix(path))
+    {
+        return Ok(Bare { descriptor: stream.into(), needs_tls: false });
     }
-    for address in addresses {
-        match connect_tcp(address) {
-            Ok(tcp) => return Ok(Bare::Tcp(tcp)),
-            Err(error) => last = error,
-        }
-        tried.push(address.clone());
-    }
-    Err(DialError::Unreachable { tried: tried.join(", "), source: last })
+    let tcp = addresses.iter().find_map(|address| tried.note(address.clone(), connect_tcp(address)));
+    tcp.map(|tcp| Bare { descriptor: tcp.into(), needs_tls: true }).ok_or_else(|| tried.into_error())
 }
 
 /// Connects to the socket, and makes sure that nobody else put it there to learn the key.
@@ -114,6 +115,10 @@ fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     if peer != nix::unistd::geteuid().as_raw() && peer != 0 {
         return Err(io::Error::new(ErrorKind::PermissionDenied, format!("user {peer} serves {}", path.display())));
     }
+    Ok(stream)
+}
+
+fn with_timeouts(stream: UnixStream) -> io::Result<UnixStream> {
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     Ok(stream)

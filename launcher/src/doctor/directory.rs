@@ -7,12 +7,12 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, getuid};
-use pxcluster_protocol::connection::{ConnectionFile, parse_cluster_id};
+use pxcluster_protocol::connection::parse_cluster_id;
 
 use super::ask::Ask;
 use super::finding::Finding;
 use super::mounts::file_system_of;
-use crate::directory::{ClusterDirectory, Controller, DirectoryError, shown};
+use crate::directory::{self, ClusterDirectory, Controller, DirectoryError, shown};
 
 const CHECK: &str = "directory";
 const CLUSTERS: &str = "connection files";
@@ -60,14 +60,14 @@ enum Left {
 
 /// Looks at the directory and at the connection files in it.
 pub(crate) fn examine(ask: &Ask) -> Vec<Finding> {
-    let base = match ClusterDirectory::locate("default") {
-        Ok(directory) => directory.base().to_owned(),
+    let base = match directory::base() {
+        Ok(base) => base,
         Err(error) => return vec![Finding::of_error(CHECK, &error, ANOTHER)],
     };
     let name = shown(&base);
     let looked = ask.within(move || {
         let place = survey(&base)?;
-        Ok((place, connection_files(&base)))
+        Ok((place, connection_files()))
     });
     match looked {
         None => vec![Finding::problem(
@@ -102,21 +102,21 @@ fn survey(base: &Path) -> io::Result<Place> {
     Ok(Place { path, there: Some((found.uid(), found.mode())), file_system: file_system_of(base) })
 }
 
-/// Every connection file below the directory, with what has become of its controller.
-fn connection_files(base: &Path) -> Vec<Left> {
-    let names = fs::read_dir(base).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut ids: Vec<String> = names.filter(|name| parse_cluster_id(name).is_ok()).collect();
-    ids.sort();
-    ids.into_iter()
-        .filter(|id| base.join(id).join(ConnectionFile::NAME).exists())
-        .filter_map(|id| match ClusterDirectory::locate(&id).and_then(|directory| directory.read_connection()) {
-            Ok(connection) => Some(match Controller::find(&connection) {
-                Controller::Here(_) => Left::Running(id),
-                Controller::Elsewhere => Left::Elsewhere(id, connection.host),
-                Controller::Gone => Left::Gone(id),
-            }),
-            Err(DirectoryError::NoCluster { .. }) => None, // it has gone since
-            Err(error) => Some(Left::Bad(error)),
+/// Every connection file there is, with what has become of its controller.
+fn connection_files() -> Vec<Left> {
+    let all = ClusterDirectory::all().unwrap_or_default().into_iter();
+    all.filter(|directory| parse_cluster_id(directory.cluster_id()).is_ok())
+        .filter_map(|directory| {
+            let id = directory.cluster_id().to_owned();
+            match directory.read_connection() {
+                Ok(connection) => Some(match Controller::find(&connection) {
+                    Controller::Here(_) => Left::Running(id),
+                    Controller::Elsewhere => Left::Elsewhere(id, connection.host),
+                    Controller::Gone => Left::Gone(id),
+                }),
+                Err(DirectoryError::NoCluster { .. }) => None, // it has gone since
+                Err(error) => Some(Left::Bad(error)),
+            }
         })
         .collect()
 }
