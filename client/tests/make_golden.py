@@ -100,6 +100,7 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
     "status_request": ({"type": "status", "id": 5}, []),
     "history_request": ({"type": "history", "id": 5}, []),
     "purge": ({"type": "purge", "id": 6, "requests": [["5e55", 1], ["5e55", 2]]}, []),
+    "drain": ({"type": "drain", "id": 6, "grace": 20.0}, []),
     "shutdown": ({"type": "shutdown", "id": 6}, []),
     "kill": ({"type": "kill", "id": 7, "targets": [1]}, []),
     "hello_again": (
@@ -236,6 +237,10 @@ FRAMES: dict[str, tuple[dict[str, object], list[bytes]]] = {
             },
             "engines": [{**_ENGINES[0], "queue": 1, "tasks": 2, "completed": 3, "shared": 104857600}],
         },
+        [],
+    ),
+    "draining": (
+        {"type": "draining", "reason": "the controller received SIGTERM", "grace": 20.0},
         [],
     ),
     "closing": ({"type": "closing", "reason": "a client asked for it"}, []),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import fake_controller
 import pxcluster as ipp
 import pytest
 
@@ -36,6 +37,23 @@ def test_only_what_was_never_sent_fails(rc, dv, controller):
     assert not sent.done()
     controller.release()
     assert sent.get(timeout=30) == [1] * 4
+
+
+def test_a_cluster_that_ends_is_announced_once_and_explains_what_did_not_run(rc, lbv, controller, capfd):
+    controller.resumes = True
+    controller.hold.set()
+    mapped = lbv.map_async(len, ["a", "bb"])
+    number = controller.expect("map")[0]["id"]
+    for _ in range(2):
+        controller.send({"type": "draining", "reason": "the night comes", "grace": 20.0})
+    aborted = [(index, 2**32 - 1, 2, 0.0, 0.0, b"") for index in range(2)]
+    controller.send({"type": "results", "id": number}, fake_controller.columns(aborted))
+    with pytest.raises(ipp.CompositeError, match="ClusterEnding: this task was not started: the night comes"):
+        mapped.get(timeout=30)
+    outcome = mapped.get(return_exceptions=True)[0]
+    assert isinstance(outcome, ipp.ClusterEnding)
+    told = "the cluster is ending: the night comes; of 2 unfinished tasks those that run may finish, within 20 s"
+    assert capfd.readouterr().err.count(told) == 1
 
 
 @pytest.mark.parametrize(("question", "ask"), [("status", "queue_status"), ("history", "hub_history")])

@@ -4,6 +4,7 @@ mod ahead;
 mod arrivals;
 mod bulk;
 mod deaths;
+mod draining;
 mod ending;
 mod error;
 mod requests;
@@ -15,7 +16,7 @@ use crate::certificate::Identity;
 use crate::clients::Clients;
 use crate::files::{ClusterFiles, ClusterLock};
 use crate::fills::Fills;
-use crate::inbox::{ConnectionId, Inbox, Notice};
+use crate::inbox::{ConnectionId, Inbox, Notice, Terminate};
 use crate::incoming::Messages;
 use crate::interfaces;
 use crate::listener::{LAST_FRAMES, ListenError, RemoteListener, serve_local};
@@ -30,20 +31,19 @@ use ahead::Passing;
 use arrivals::Arrival;
 use bulk::Waiting;
 use bytes::Bytes;
+use draining::Draining;
 pub use error::ControllerError;
 use nix::unistd::Pid;
 use pxcluster_protocol::codec;
-use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::from_client::DirectKind;
 use pxcluster_protocol::to_client::{EngineInfo, ToClient};
 use pxcluster_protocol::to_controller::ToController;
 use pxcluster_protocol::to_engine::{Cargo, Direct, Grant, ReportTo, Steal, ToEngine};
-use pxcluster_protocol::{EngineId, EngineSet, PROTOCOL_VERSION, Rank, RequestKey, Status, VERSION};
+use pxcluster_protocol::{EngineId, EngineSet, Rank, RequestKey, Status};
 use pxcluster_scheduler as scheduler;
 use pxcluster_scheduler::{Action, Event, GrantPolicy};
 use pxcluster_transport::{Transport, send};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::unix::pipe;
@@ -115,6 +115,7 @@ pub struct Controller<T: Transport> {
     relays: Relays,
     /// Engines that have ended Python.
     ended: EngineSet,
+    draining: Option<Draining>,
     /// Set while the cluster stops, with what clients are told.
     deadline: Option<Instant>,
     closing: Option<ToClient>,
@@ -157,6 +158,7 @@ impl<T: Transport> Controller<T> {
             nannies: Nannies::default(),
             relays: Relays::default(),
             ended: EngineSet::default(),
+            draining: None,
             deadline: None,
             closing: None,
             ready_at: Instant::now(),
@@ -228,6 +230,7 @@ impl<T: Transport> Controller<T> {
                 self.silence.begin(self.ready_at);
                 self.publish(identity, port)?;
             }
+            self.look_for_the_end_of_draining()?;
             if let Some(ended) = self.look_for_the_end() {
                 return Ok(ended);
             }
@@ -272,7 +275,7 @@ impl<T: Transport> Controller<T> {
             return self.handle_message(from, &message);
         }
         self.send_ahead();
-        let idle = if self.deadline.is_some() { ENDING } else { IDLE };
+        let idle = if self.deadline.is_some() || self.draining.is_some() { ENDING } else { IDLE };
         let idle = self.timeouts.nap(Instant::now()).map_or(idle, |nap| nap.min(idle));
         let idle = self.store.as_ref().and_then(|store| store.tidy()).map_or(idle, |due| due.min(idle));
         let nap = self.transport.nap().map_or(idle, |nap| nap.min(idle));
@@ -300,31 +303,6 @@ impl<T: Transport> Controller<T> {
         notice.map_or(Ok(()), |notice| self.handle_notice(notice))
     }
 
-    /// Writes the connection file and says so.
-    fn publish(&mut self, identity: &Identity, port: u16) -> Result<(), ControllerError> {
-        let path = self.files.publish(&ConnectionFile {
-            protocol_version: PROTOCOL_VERSION,
-            version: VERSION.to_owned(),
-            cluster_id: self.settings.cluster_id.clone(),
-            key: identity.key.clone(),
-            certificate: identity.certificate.clone(),
-            addresses: interfaces::advertised(&self.settings.advertise, port)?,
-            socket: self.files.socket(std::process::id()).display().to_string(),
-            host: host(),
-            pid: std::process::id(),
-            engines: self.engines.len() as u32,
-            python: self.settings.python.clone(),
-            slurm_job_id: self.settings.slurm_job_id.clone(),
-            started: unix_time(),
-        })?;
-        let (id, count) = (&self.settings.cluster_id, self.engines.len());
-        let engines = if count == 1 { "engine" } else { "engines" };
-        let line =
-            format!("pxcluster: cluster '{id}' is ready: {count} {engines}, connection file {}\n", path.display());
-        let _closed_stderr = std::io::stderr().write_all(line.as_bytes());
-        Ok(())
-    }
-
     fn handle_notice(&mut self, notice: Notice) -> Result<(), ControllerError> {
         match notice {
             Notice::Connected { connection, link, hello } => self.handle_hello(connection, link, &hello)?,
@@ -348,7 +326,8 @@ impl<T: Transport> Controller<T> {
                     self.clients.disconnect(connection);
                 }
             }
-            Notice::Terminate(signal) => self.stop(&format!("the controller received {signal}"))?,
+            Notice::Terminate(Terminate::Now(signal)) => self.stop(&format!("the controller received {signal}"))?,
+            Notice::Terminate(Terminate::Soon(signal)) => self.handle_warning(signal)?,
         }
         Ok(())
     }
@@ -440,6 +419,7 @@ impl<T: Transport> Controller<T> {
                 let frame = |engine| maps::results_frame(engine, &answer.body, &accepted, &tries);
                 let frame = answer.engine.and_then(frame);
                 if let Some(buffers) = frame {
+                    self.note_unrun(key, &buffers[2]);
                     self.clients.send(key.client, &ToClient::Results { id: key.request }, buffers);
                 } else {
                     tracing::error!("results of {key} are malformed");

@@ -53,6 +53,15 @@ impl Link {
 /// Number of a connection, given by the socket thread; the event loop maps it to a client.
 pub(crate) type ConnectionId = u64;
 
+/// A signal that says that the process is to end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Terminate {
+    /// At once.
+    Now(&'static str),
+    /// In a while.
+    Soon(&'static str),
+}
+
 /// What the sockets tell the event loop.
 pub(crate) enum Notice {
     /// A client has shown the key.
@@ -66,7 +75,7 @@ pub(crate) enum Notice {
     /// A client, or a nanny, is gone.
     Disconnected { connection: ConnectionId },
     /// The process was asked to end.
-    Terminate(&'static str),
+    Terminate(Terminate),
 }
 
 /// The event loop's ear.

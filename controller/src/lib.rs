@@ -61,6 +61,8 @@ pub struct Settings {
     pub slurm_job_id: Option<String>,
     /// Whether every engine has a nanny, so that an engine may die.
     pub nannies: bool,
+    /// How long tasks may run on after SIGTERM.
+    pub grace: Duration,
     /// After how much silence all engines of another host are lost; zero: never.
     pub lost_after: Duration,
     /// What clients may make rank 0 keep.

@@ -1,7 +1,7 @@
 //! The sockets: one task per connection, notices to the event loop.
 
 use crate::certificate::Identity;
-use crate::inbox::{Inbox, Notice};
+use crate::inbox::{Inbox, Notice, Terminate};
 use crate::session::{self, HANDSHAKE_TIME};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -50,8 +50,14 @@ pub(crate) fn serve_local(socket: &Path, identity: &Identity, inbox: &Inbox) -> 
     let unix = UnixListener::bind(socket).map_err(failed)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     tokio::spawn(accept_unix(unix, identity.key.as_str().into(), inbox.clone()));
-    tokio::spawn(watch_signal(SignalKind::terminate(), "SIGTERM", inbox.clone()));
-    tokio::spawn(watch_signal(SignalKind::interrupt(), "SIGINT", inbox.clone()));
+    for (kind, what) in [
+        (SignalKind::terminate(), Terminate::Soon("SIGTERM")),
+        (SignalKind::user_defined2(), Terminate::Soon("SIGUSR2")),
+        (SignalKind::interrupt(), Terminate::Now("SIGINT")),
+        (SignalKind::hangup(), Terminate::Now("SIGHUP")),
+    ] {
+        tokio::spawn(watch_signal(kind, what, inbox.clone()));
+    }
     Ok(())
 }
 
@@ -150,13 +156,13 @@ async fn out_of_descriptors(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn watch_signal(kind: SignalKind, name: &'static str, inbox: Inbox) {
+async fn watch_signal(kind: SignalKind, what: Terminate, inbox: Inbox) {
     match signal(kind) {
         Ok(mut arrivals) => {
             while arrivals.recv().await.is_some() {
-                inbox.put(Notice::Terminate(name));
+                inbox.put(Notice::Terminate(what));
             }
         }
-        Err(error) => tracing::warn!("cannot watch for {name}: {error}"),
+        Err(error) => tracing::warn!("cannot watch for {what:?}: {error}"),
     }
 }

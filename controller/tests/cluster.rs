@@ -44,6 +44,7 @@ impl Cluster {
             python: "3.11.7".into(),
             slurm_job_id: None,
             nannies: true,
+            grace: PATIENCE,
             lost_after: Duration::from_secs(30),
             bounds,
             release_memory: || {},
@@ -331,4 +332,25 @@ fn a_broadcast_goes_on_when_the_engine_dies_that_was_to_pass_it_on() {
     cluster.join_as(&Ended::WithoutTheDead);
     assert!(matches!(nanny.hear().0, ToClient::Closing { .. }), "it is let go");
     assert_eq!(nanny.stream.read(&mut [0; 64]).expect("and its connection closed"), 0);
+}
+
+#[test]
+fn a_cluster_that_drains_takes_no_tasks_and_ends_by_itself() {
+    let cluster = Cluster::start(2);
+    let mut client = cluster.client();
+    client.say(&FromClient::Drain { id: 1, grace: None }, vec![]);
+    assert!(matches!(client.hear().0, ToClient::Draining { grace: None, .. }));
+    assert!(matches!(client.hear().0, ToClient::Done { id: 1 }));
+    client.map(2, 3);
+    assert!(matches!(client.hear().0, ToClient::Failed { id: 2, ename, .. } if ename == "ClusterEnding"));
+    client.say(
+        &FromClient::Direct { id: 3, kind: DirectKind::Pull, targets: None, label: None, unlisted: false },
+        vec!["body".into()],
+    );
+    assert!(matches!(client.hear().0, ToClient::Reply { id: 3, status: Status::Ok, .. }));
+    assert!(matches!(client.hear().0, ToClient::Reply { id: 3, status: Status::Ok, .. }));
+    let mut late = cluster.client();
+    assert!(matches!(late.hear().0, ToClient::Draining { reason, .. } if reason == "somebody asked for it"));
+    assert!(matches!(client.hear().0, ToClient::Closing { reason } if reason.contains("somebody asked for it")));
+    cluster.join();
 }

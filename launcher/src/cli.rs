@@ -71,6 +71,9 @@ pub struct RankFlags {
     /// Report an engine as hung when it says nothing for so long; 0: never [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub hung_after: Option<Duration>,
+    /// How long tasks may run on after SIGTERM; less than a job has from there to SIGKILL [default: 20]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub grace: Option<Duration>,
     /// Lose all engines of a host from which nothing is heard for so long; 0: never [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub lost_after: Option<Duration>,
@@ -139,7 +142,7 @@ pub struct RunFlags {
 #[derive(Debug, Args)]
 #[command(after_help = "-n, --engines N: one task more is asked for, for the controller. --cluster-id ID [default: \
     job-<id of the job>]. --python PATH, --port, --interface, --advertise, --log, --no-nanny, --hung-after, \
-    --lost-after: as of start. --print: show the batch script, submit nothing. --wait: return when the cluster is \
+    --grace, --lost-after: as of start. --print: show the batch script, submit nothing. --wait: return when the cluster is \
     ready, at most --timeout SECONDS after the job has begun to run [300]. All other flags are sbatch's. Without a \
     script the cluster waits for clients until `pxcluster stop`, `scancel` or the time limit.")]
 pub struct SubmitFlags {
@@ -192,6 +195,9 @@ pub struct StopFlags {
     /// Name of the cluster
     #[arg(long, value_name = "ID", env = "PXCLUSTER_CLUSTER_ID", default_value = "default", value_parser = parse_cluster_id)]
     pub cluster_id: String,
+    /// Let tasks that run end first, for so many seconds at most; nothing new begins
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub drain: Option<Duration>,
     /// Seconds to let it end by itself before its processes are killed
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = parse_seconds)]
     pub timeout: Duration,
@@ -253,6 +259,9 @@ impl RankFlags {
         if let Some(time) = self.hung_after {
             args.extend(["--hung-after".into(), time.as_secs_f64().to_string().into()]);
         }
+        if let Some(time) = self.grace {
+            args.extend(["--grace".into(), time.as_secs_f64().to_string().into()]);
+        }
         if let Some(time) = self.lost_after {
             args.extend(["--lost-after".into(), time.as_secs_f64().to_string().into()]);
         }
@@ -279,7 +288,7 @@ mod tests {
     #[test]
     fn rank_flags_survive_the_way_through_mpirun() {
         let given = "pxcluster --cluster-id a.b --python /p --port 80 --interface ib0 --advertise a,b:1 --log debug \
-            --no-nanny --hung-after 2.5 --lost-after 9";
+            --no-nanny --hung-after 2.5 --grace 7 --lost-after 9";
         let given: Vec<&str> = given.split(' ').collect();
         let flags = Cli::try_parse_from(&given).unwrap().rank;
         assert_eq!(flags.to_args(), given[1..].iter().map(OsString::from).collect::<Vec<_>>());

@@ -4,6 +4,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use pxcluster_dial::{ANSWER_TIMEOUT, DialError, Stream};
@@ -82,6 +83,20 @@ impl Link {
         loop {
             match self.receive()? {
                 ToClient::Status(status) if status.id == id => return Ok(status),
+                ToClient::Failed { id: failed, message, .. } if failed == id => return Err(LinkError::Failed(message)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets what runs come to its end, at most within `grace` (`None`: as long as it takes), and nothing new begin; the
+    /// cluster stops afterwards by itself. Returns when the controller knows.
+    pub fn drain(mut self, grace: Option<Duration>) -> Result<(), LinkError> {
+        let id = self.next_id();
+        self.send(&FromClient::Drain { id, grace: grace.map(|grace| grace.as_secs_f64()) })?;
+        loop {
+            match self.receive()? {
+                ToClient::Done { id: done } if done == id => return Ok(()),
                 ToClient::Failed { id: failed, message, .. } if failed == id => return Err(LinkError::Failed(message)),
                 _ => {}
             }

@@ -85,7 +85,7 @@ fn from_a_shell(flags: &RunFlags) -> Result<ExitCode, RunError> {
     let died = Controller::find(&connection) == Controller::Gone;
     if died {
         say(&format!("the cluster ended before the script did; {}", tail(&directory.log_file())));
-    } else if let Err(error) = stop::run(&StopFlags { cluster_id, timeout: END_TIMEOUT }) {
+    } else if let Err(error) = stop::run(&StopFlags { cluster_id, drain: None, timeout: END_TIMEOUT }) {
         say(&error.to_string());
     }
     let _ended = wait_until(END_TIMEOUT, || matches!(mpirun.try_wait(), Ok(Some(_)) | Err(_)));

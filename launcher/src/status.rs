@@ -46,6 +46,9 @@ fn to_text(status: &ClusterStatus) -> String {
         count(u64::from(*clients), "client"),
         count(*unassigned, "waiting task"),
     );
+    if let Some(reason) = &status.draining {
+        let _ = write!(text, "\nit is ending: {reason}; nothing new begins");
+    }
     let width = status.engines.iter().map(|engine| engine.host.chars().count()).max().unwrap_or(0).max(4);
     if let Some(Memory { buffers, used, pooled, bound, others }) = &status.memory {
         let (number, used, bound) = (count(*buffers, "large buffer"), bytes(*used), bytes(*bound));
@@ -126,6 +129,7 @@ mod tests {
             uptime: 7_632.9,
             clients: 1,
             unassigned: 20,
+            draining: None,
             memory: Some(Memory {
                 buffers: 1,
                 used: 104_857_600,

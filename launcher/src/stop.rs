@@ -78,8 +78,8 @@ fn stop_here(flags: &StopFlags, connection: &ConnectionFile, controller: Process
     let processes = with_mpirun(controller);
     let gone = || !processes.iter().any(Process::is_alive);
     // A controller that does not listen is stopped by signals.
-    let asked = Link::open(connection).and_then(Link::shutdown);
-    let patience = if asked.is_ok() { flags.timeout } else { Duration::ZERO };
+    let asked = ask(flags, connection);
+    let patience = if asked.is_ok() { patience(flags) } else { Duration::ZERO };
     if wait_until(patience, gone) {
         return Ok("");
     }
@@ -100,16 +100,29 @@ fn stop_elsewhere(
     connection: &ConnectionFile,
     directory: &ClusterDirectory,
 ) -> Result<&'static str, StopError> {
-    Link::open(connection).and_then(Link::shutdown).map_err(|source| StopError::Unheard {
+    ask(flags, connection).map_err(|source| StopError::Unheard {
         cluster_id: flags.cluster_id.clone(),
         host: connection.host.clone(),
         source,
     })?;
     let gone = || directory.read_connection().map_or(true, |now| now.key != connection.key);
-    if wait_until(flags.timeout, gone) {
+    if wait_until(patience(flags), gone) {
         return Ok("");
     }
-    Err(still_running(flags, connection, flags.timeout))
+    Err(still_running(flags, connection, patience(flags)))
+}
+
+fn ask(flags: &StopFlags, connection: &ConnectionFile) -> Result<(), LinkError> {
+    let link = Link::open(connection)?;
+    match flags.drain {
+        None => link.shutdown(),
+        grace => link.drain(grace),
+    }
+}
+
+/// How long the cluster has to end by itself.
+fn patience(flags: &StopFlags) -> Duration {
+    flags.timeout + flags.drain.unwrap_or_default()
 }
 
 fn still_running(flags: &StopFlags, connection: &ConnectionFile, after: Duration) -> StopError {

@@ -118,6 +118,14 @@ pub enum FromClient {
         /// Sessions and their numbers of requests; `None`: all.
         requests: Option<Vec<(String, RequestId)>>,
     },
+    /// Lets what runs come to its end, and nothing new begin; then stops the cluster.
+    Drain {
+        /// The client's number of this request.
+        id: RequestId,
+        /// How long what runs may take, seconds; `None`: as long as it takes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace: Option<f64>,
+    },
     /// Stops the cluster.
     Shutdown {
         /// The client's number of this request.
@@ -166,6 +174,7 @@ impl FromClient {
             | Self::Status { id }
             | Self::History { id }
             | Self::Purge { id, .. }
+            | Self::Drain { id, .. }
             | Self::Shutdown { id }
             | Self::Kill { id, .. }
             | Self::Fetch { id, .. } => Some(*id),

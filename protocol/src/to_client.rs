@@ -103,13 +103,20 @@ pub enum ToClient {
         /// The request.
         id: RequestId,
     },
-    /// A signal, abort, kill or purge request has been carried out.
+    /// A signal, abort, kill, purge or drain request has been carried out.
     Done {
         /// The request.
         id: RequestId,
     },
     /// Answer to a status request.
     Status(ClusterStatus),
+    /// The cluster drains: load-balanced tasks that have not started will not, and it stops when those that run have ended.
+    Draining {
+        /// One sentence without a full stop.
+        reason: String,
+        /// How long what runs may take, seconds; `None`: as long as it takes.
+        grace: Option<f64>,
+    },
     /// The cluster stops; the connection is closed after this frame.
     Closing {
         /// One sentence.
@@ -286,6 +293,9 @@ pub struct ClusterStatus {
     pub clients: u32,
     /// Load-balanced tasks that no engine has yet.
     pub unassigned: u64,
+    /// Why the cluster drains, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<String>,
     /// Large buffers in shared memory; `None`: there is none.
     #[serde(default)]
     pub memory: Option<Memory>,

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::path::Path;
 
-const FROM_CLIENT: [&str; 25] = [
+const FROM_CLIENT: [&str; 26] = [
     "memory_request",
     "hello_sharing",
     "reserve",
@@ -28,6 +28,7 @@ const FROM_CLIENT: [&str; 25] = [
     "status_request",
     "history_request",
     "purge",
+    "drain",
     "shutdown",
     "kill",
     "received",
@@ -36,7 +37,7 @@ const FROM_CLIENT: [&str; 25] = [
     "death",
     "silent",
 ];
-const TO_CLIENT: [&str; 22] = [
+const TO_CLIENT: [&str; 23] = [
     "memory",
     "ahead",
     "forget",
@@ -57,6 +58,7 @@ const TO_CLIENT: [&str; 22] = [
     "done",
     "history",
     "status",
+    "draining",
     "closing",
     "kill_engine",
 ];

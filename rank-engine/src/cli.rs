@@ -33,6 +33,9 @@ pub(crate) struct Flags {
     /// Report an engine as hung when its communication stands still for so long; 0: never
     #[arg(long, env = "PXCLUSTER_HUNG_AFTER", default_value = "30", value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) hung_after: Duration,
+    /// How long tasks may run on after SIGTERM; less than a job has from there to SIGKILL
+    #[arg(long, env = "PXCLUSTER_GRACE", default_value = "20", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) grace: Duration,
     /// Lose all engines of a host from which nothing is heard for so long; 0: never
     #[arg(long, env = "PXCLUSTER_LOST_AFTER", default_value = "30", value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) lost_after: Duration,

@@ -38,6 +38,7 @@ pub(crate) fn run(world: &World, place: Place, flags: &Flags, probe: Probe) -> a
         python: version,
         slurm_job_id: std::env::var("SLURM_JOB_ID").ok(),
         nannies: !flags.no_nanny,
+        grace: flags.grace,
         lost_after: flags.lost_after,
         bounds,
         release_memory,

@@ -80,7 +80,7 @@ pub(crate) fn clean_up_after_a_crash(cluster_id: &str) -> anyhow::Result<()> {
         }
         ForkResult::Parent { child } => {
             CHILD.store(child.as_raw(), Ordering::SeqCst);
-            for forwarded in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            for forwarded in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2] {
                 // SAFETY: the handler only calls kill(), which is async-signal-safe.
                 unsafe { signal(forwarded, SigHandler::Handler(forward)) }.context("sigaction")?;
             }

@@ -14,6 +14,7 @@
 mod page;
 mod pulse;
 mod report;
+pub(crate) mod warnings;
 mod watch;
 
 pub(crate) use page::Page;

@@ -66,6 +66,11 @@ impl Controller {
         self.maps.of_client(client).chain(self.directs.of_client(client)).collect()
     }
 
+    /// The maps that are under way.
+    pub fn maps(&self) -> impl Iterator<Item = RequestKey> + '_ {
+        self.maps.keys()
+    }
+
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.maps.is_empty() && self.directs.is_empty()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .direct import BroadcastView, DirectView
     from .error import (
         AlreadyDisplayedError,
+        ClusterEnding,
         CompositeError,
         ConnectionLost,
         DependencyTimeout,
@@ -100,6 +101,7 @@ _HOMES = {
     "util": ("MultipleInstanceError", "bind_kernel"),
     "error": (
         "AlreadyDisplayedError",
+        "ClusterEnding",
         "CompositeError",
         "ConnectionLost",
         "DependencyTimeout",
@@ -135,6 +137,7 @@ __all__ = [
     "BroadcastView",
     "Client",
     "Cluster",
+    "ClusterEnding",
     "ClusterManager",
     "CompositeError",
     "ConnectionLost",

@@ -54,6 +54,10 @@ class TaskAborted(KernelError):
     """The task was aborted before it started."""
 
 
+class ClusterEnding(TaskAborted):
+    """The cluster is about to end, of which it was told (time limit, SIGTERM), and starts nothing new."""
+
+
 class TaskTimeout(KernelError):
     """The task did not find an engine in time."""
 
@@ -125,6 +129,10 @@ class RemoteEngineError(RemoteError, EngineError):
 
 class RemoteTaskAborted(RemoteError, TaskAborted):
     """The call was aborted before it started. Caught as TaskAborted and as RemoteError."""
+
+
+class RemoteClusterEnding(RemoteTaskAborted, ClusterEnding):
+    """The task had not started when the cluster was told that it ends. Caught as ClusterEnding and as RemoteError."""
 
 
 class RemoteTaskTimeout(RemoteError, TaskTimeout):
@@ -238,6 +246,7 @@ def engine_label(info: Info) -> str:
 _CLASSES: dict[str, type[RemoteError]] = {
     "EngineError": RemoteEngineError,
     "TaskAborted": RemoteTaskAborted,
+    "ClusterEnding": RemoteClusterEnding,
     "TaskTimeout": RemoteTaskTimeout,
     "TaskRejectError": RemoteTaskRejectError,
     "UnmetDependency": RemoteUnmetDependency,

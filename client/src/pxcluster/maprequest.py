@@ -214,7 +214,7 @@ class MapRequest(Request):
             except Exception as reason:
                 self._values[slot] = unloadable(self._engines[slot], reason)
         else:
-            self._values[slot] = decode_error(state, run.pickle(slot), self.msg_id(slot))
+            self._values[slot] = decode_error(state, run.pickle(slot), self.msg_id(slot), self.ending)
         self._decoded[slot] = decoded
         run.let_go(1)
 

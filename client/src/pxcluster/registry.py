@@ -6,6 +6,7 @@ collected for the session to run.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections import deque
@@ -44,6 +45,8 @@ class Registry:
         self.gone: dict[int, str] = {}
         #: The engines that live and have said nothing for a while: id -> reason.
         self.silent: dict[int, str] = {}
+        #: Why the cluster is about to end, as it has been told.
+        self.ending: str | None = None
         #: Takes what comms of engines send.
         self.comms: Comms | None = None
         # Held while a request is registered or an engine goes, so that none waits for an engine that is gone.
@@ -157,6 +160,21 @@ class Registry:
             self._fetch_answered(header)
         elif kind == "engines":
             self._engines_changed(header)
+        elif kind == "draining":
+            self._begin_ending(header["reason"], header["grace"])
+
+    def _begin_ending(self, reason: str, grace: float | None) -> None:
+        if self.ending is not None:
+            return  # said again over a new connection
+        self.ending = reason
+        maps = [request for request in list(self.pending.values()) if isinstance(request, MapRequest)]
+        for request in maps:
+            request.ending = reason
+        left = sum(request.count - request.finished() for request in maps)
+        tasks = f"; of {left} unfinished {'task' if left == 1 else 'tasks'} those that run may finish" if left else ""
+        within = f", within {grace:.0f} s" if tasks and grace is not None else ""
+        text = f"pxcluster: the cluster is ending: {reason}{tasks}{within}"
+        self.callbacks.append(lambda: print(text, file=sys.stderr))
 
     def _settle(self, request: Request, callbacks: list[Callable[[], None]]) -> None:
         if callbacks:

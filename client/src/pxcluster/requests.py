@@ -69,7 +69,7 @@ class Request:
     """Base of all requests. `done`: every slot has its answer. `failure`: what lost the whole request, if anything."""
 
     __slots__ = (
-        "__weakref__", "_callbacks", "_outputs", "_slot_callbacks", "count", "done", "failure", "id", "label",
+        "__weakref__", "_callbacks", "_outputs", "_slot_callbacks", "count", "done", "ending", "failure", "id", "label",
         "listener", "lock", "name", "origin", "session", "submitted", "uuids",
     )  # fmt: skip
 
@@ -84,6 +84,8 @@ class Request:
         self.submitted = time()
         self.done = False
         self.failure: Exception | None = None
+        #: Why the cluster ends, if it was told so while this was under way: what is aborted is so for that reason.
+        self.ending: str | None = None
         self.listener: Listener | None = None
         self.lock = threading.Lock()
         #: The names of engines, by id.
@@ -357,14 +359,16 @@ class DirectRequest(Request):
         return value.metadata["execute_result"] if isinstance(value, ExecuteReply) else None
 
 
-def decode_error(status: int, payload: Bytes, msg_id: str) -> Exception:
-    """The exception of a failed slot."""
+def decode_error(status: int, payload: Bytes, msg_id: str, ending: str | None = None) -> Exception:
+    """The exception of a failed slot. `ending`: why the cluster ended before it."""
     content: dict[str, Any] = {}
     if len(payload):
         try:
             content = json.loads(bytes(payload))
         except ValueError:
             content = {"ename": "UnknownError", "evalue": "the engine's error cannot be read"}
+    if status == ABORTED and ending is not None:
+        return error.RemoteClusterEnding("ClusterEnding", f"this task was not started: {ending}", None)
     if status == ABORTED:
         return error.RemoteTaskAborted("TaskAborted", str(content.get("evalue") or msg_id), None)
     return error.from_payload(content)

@@ -200,6 +200,6 @@ impl<T: Transport> Controller<T> {
 }
 
 /// One line for whoever reads the cluster's standard error.
-fn say(sentence: &str) {
+pub(super) fn say(sentence: &str) {
     let _closed_stderr = writeln!(std::io::stderr(), "pxcluster: {sentence}");
 }

@@ -1,5 +1,6 @@
 //! What clients ask for.
 
+use super::draining::Draining;
 use super::{Answer, Controller, ControllerError, host};
 use crate::inbox::ConnectionId;
 use crate::reading::Arrived;
@@ -10,6 +11,7 @@ use pxcluster_protocol::to_engine::Cargo;
 use pxcluster_protocol::{ClientId, EngineSet, RequestId, RequestKey, VERSION};
 use pxcluster_scheduler::{Dependency, Event, Need, NewMap};
 use pxcluster_transport::Transport;
+use std::time::Duration;
 
 impl<T: Transport> Controller<T> {
     pub(super) fn handle_frame(
@@ -54,20 +56,7 @@ impl<T: Transport> Controller<T> {
                     self.decide(Event::Direct { key: key(id), targets }, &Answer::default())?;
                 }
             }
-            FromClient::Map { id, tasks, targets, label: _, retries, after, follow, timeout } => {
-                let subset = targets.is_some();
-                let Some(targets) = self.resolve(key(id), targets) else { return Ok(()) };
-                let waits =
-                    self.dependency(client, after).and_then(|after| Ok((after, self.dependency(client, follow)?)));
-                match waits {
-                    Ok((after, follow)) => {
-                        let targets = subset.then_some(targets);
-                        let new = NewMap { key: key(id), tasks, targets, retries, after, follow };
-                        self.submit_map(new, timeout, frame.buffers)?;
-                    }
-                    Err(error) => self.fail(key(id), "InvalidDependency", error.to_string()),
-                }
-            }
+            header @ FromClient::Map { id, .. } => self.handle_map(key(id), header, frame.buffers)?,
             FromClient::Signal { id, signum, targets } => {
                 if let Some(targets) = self.resolve(key(id), targets) {
                     self.broadcast(&targets, &Cargo::Signal(signum))?;
@@ -91,10 +80,35 @@ impl<T: Transport> Controller<T> {
             }
             FromClient::Kill { id, targets } => self.handle_kill(key(id), targets)?,
             FromClient::Death(_) | FromClient::Silent(_) => tracing::warn!("client {} is no nanny", client.0),
+            FromClient::Drain { id, grace } => {
+                self.drain("somebody asked for it", grace.map(seconds))?;
+                self.clients.send(client, &ToClient::Done { id }, vec![]);
+            }
             FromClient::Shutdown { id: _ } => self.stop("a client asked for it")?,
             FromClient::Received { frames } => self.handle_received(connection, client, frames),
             FromClient::Fetch { id, session, request } => self.handle_fetch(key(id), session.as_deref(), request),
             FromClient::Goodbye => self.clients.leave(connection),
+        }
+        Ok(())
+    }
+
+    /// `header`: that of a map.
+    fn handle_map(&mut self, key: RequestKey, header: FromClient, buffers: Vec<Bytes>) -> Result<(), ControllerError> {
+        let FromClient::Map { tasks, targets, retries, after, follow, timeout, .. } = header else { return Ok(()) };
+        if let Some(why) = self.draining.as_ref().map(Draining::refusal) {
+            self.fail(key, "ClusterEnding", why);
+            return Ok(());
+        }
+        let subset = targets.is_some();
+        let Some(targets) = self.resolve(key, targets) else { return Ok(()) };
+        let waits =
+            self.dependency(key.client, after).and_then(|after| Ok((after, self.dependency(key.client, follow)?)));
+        match waits {
+            Ok((after, follow)) => {
+                let targets = subset.then_some(targets);
+                self.submit_map(NewMap { key, tasks, targets, retries, after, follow }, timeout, buffers)?;
+            }
+            Err(error) => self.fail(key, "InvalidDependency", error.to_string()),
         }
         Ok(())
     }
@@ -207,10 +221,16 @@ impl<T: Transport> Controller<T> {
             uptime: self.ready_at.elapsed().as_secs_f64(),
             clients: self.clients.len() as u32,
             unassigned: self.scheduler.unassigned(),
+            draining: self.draining.as_ref().map(|draining| draining.reason().to_owned()),
             memory: self.memory(),
             engines: self.engines.values().map(engine).collect(),
         }
     }
+}
+
+/// A client's number of seconds; one that is no time at all, or for ever, is the next one that is.
+fn seconds(number: f64) -> Duration {
+    Duration::try_from_secs_f64(number.max(0.0)).unwrap_or(Duration::MAX)
 }
 
 /// A dependency on a session that is not known.

@@ -1,15 +1,44 @@
-//! Who comes, comes back, and asks for what others did.
+//! How clients find the cluster; who comes, comes back, and asks for what others did.
 
-use super::{Controller, ControllerError, host};
+use super::draining::Draining;
+use super::{Controller, ControllerError, host, unix_time};
 use crate::archive::Outline;
-use crate::certificate::random_hex;
+use crate::certificate::{Identity, random_hex};
 use crate::inbox::{ConnectionId, Link};
+use crate::interfaces;
+use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::from_client::{FromClient, Hello};
 use pxcluster_protocol::to_client::{RequestKind, ToClient, Welcome};
 use pxcluster_protocol::{ClientId, PROTOCOL_VERSION, RequestId, RequestKey, VERSION};
 use pxcluster_transport::Transport;
+use std::io::Write;
 
 impl<T: Transport> Controller<T> {
+    /// Writes the connection file and says so.
+    pub(super) fn publish(&mut self, identity: &Identity, port: u16) -> Result<(), ControllerError> {
+        let path = self.files.publish(&ConnectionFile {
+            protocol_version: PROTOCOL_VERSION,
+            version: VERSION.to_owned(),
+            cluster_id: self.settings.cluster_id.clone(),
+            key: identity.key.clone(),
+            certificate: identity.certificate.clone(),
+            addresses: interfaces::advertised(&self.settings.advertise, port)?,
+            socket: self.files.socket(std::process::id()).display().to_string(),
+            host: host(),
+            pid: std::process::id(),
+            engines: self.engines.len() as u32,
+            python: self.settings.python.clone(),
+            slurm_job_id: self.settings.slurm_job_id.clone(),
+            started: unix_time(),
+        })?;
+        let (id, count) = (&self.settings.cluster_id, self.engines.len());
+        let engines = if count == 1 { "engine" } else { "engines" };
+        let line =
+            format!("pxcluster: cluster '{id}' is ready: {count} {engines}, connection file {}\n", path.display());
+        let _closed_stderr = std::io::stderr().write_all(line.as_bytes());
+        Ok(())
+    }
+
     /// A client has shown the key: a new session, or one that goes on.
     pub(super) fn handle_hello(
         &mut self,
@@ -43,6 +72,9 @@ impl<T: Transport> Controller<T> {
         self.clients.send(client, &ToClient::Welcome(welcome), vec![]);
         if let Some(engines) = self.sorrows() {
             self.clients.send(client, &engines, vec![]);
+        }
+        if let Some(draining) = self.draining.as_ref().map(Draining::notice) {
+            self.clients.send(client, &draining, vec![]);
         }
         self.clients.deliver(client);
         Ok(())

@@ -27,6 +27,7 @@ impl<T: Transport> Controller<T> {
             ends.collect(),
             payload.repeat(count),
         ];
+        self.note_unrun(key, &columns[2]);
         let buffers = columns.map(Bytes::from).into();
         self.clients.send(key.client, &ToClient::Results { id: key.request }, buffers);
     }

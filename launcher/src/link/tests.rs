@@ -62,6 +62,7 @@ fn example_status(id: RequestId) -> ClusterStatus {
         uptime: 1.0,
         clients: 1,
         unassigned: 0,
+        draining: None,
         memory: None,
         engines: vec![engine],
     }

@@ -4,6 +4,7 @@
 use super::pass_on;
 use super::shared::Shared;
 use crate::nanny::Nanny;
+use crate::nanny::warnings::{self, Warnings};
 use anyhow::Context;
 use bytes::Bytes;
 use pxcluster_protocol::to_controller::ToController;
@@ -44,6 +45,7 @@ pub(super) struct Comm {
     /// Set while the cluster ends: when user code was interrupted last.
     ending: Option<Instant>,
     nanny: Arc<Nanny>,
+    warnings: Warnings,
     /// The memory that the ranks of this node share.
     arena: Option<Arc<Arena>>,
     /// Where to write the segments that MPI's own broadcast brings.
@@ -81,6 +83,7 @@ impl Comm {
             announced: false,
             ending: None,
             nanny,
+            warnings: Warnings::default(),
             arena,
             joined: VecDeque::new(),
             seen: BTreeSet::new(),
@@ -112,6 +115,9 @@ impl Comm {
         if !self.announced && shared.is_ready() {
             self.announced = true;
             idle = false;
+            if self.nanny.is_there() {
+                warnings::put_off();
+            }
             let host = nix::unistd::gethostname()?.to_string_lossy().into_owned();
             self.say(&ToController::Ready { host, pid: std::process::id() }, vec![])?;
         }
@@ -153,6 +159,8 @@ impl Comm {
         let is_to_sweep = self.arena.as_ref().is_some_and(|arena| arena.has_unneeded());
         let until_due = until_due.min(if is_to_sweep { SWEPT } else { IDLE });
         let nap = self.transport.nap().unwrap_or(IDLE).min(until_due).min(self.beat.unwrap_or(IDLE));
+        let look = self.warnings.look(self.nanny.page());
+        let nap = nap.min(if look { warnings::LOOK } else { IDLE });
         Ok(Turn::Idle(nap.min(if self.ending.is_some() { NAG } else { IDLE })))
     }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[repr(C)]
 pub(crate) struct Page {
     beats: AtomicU64,
+    warned: AtomicU32,
     request: AtomicU64,
     client: AtomicU32,
     /// The index plus one; 0: no task runs. Written last and read by the nanny when the engine is dead.
@@ -24,6 +25,16 @@ impl Page {
     /// How many turns it has taken.
     pub(super) fn beats(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
+    }
+
+    /// The nanny has got a signal that says that the end of the job is near.
+    pub(super) fn warn(&self) {
+        self.warned.store(1, Ordering::Release);
+    }
+
+    /// Whether it has.
+    pub(super) fn is_warned(&self) -> bool {
+        self.warned.load(Ordering::Acquire) != 0
     }
 
     /// A batch of tasks begins with this one.

@@ -5,7 +5,7 @@
 
 use super::pulse::{Finding, INTERVAL, Pulse};
 use super::report::{Heard, Reporter};
-use super::{DESCRIPTORS, LONGEST, Page, ToNanny};
+use super::{DESCRIPTORS, LONGEST, Page, ToNanny, warnings};
 use crate::keeper;
 use nix::cmsg_space;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -192,7 +192,8 @@ impl Watch {
             Ok(ToNanny::Keep) => {}
             Ok(ToNanny::ReportTo(place)) => {
                 // From here on rank 0 ends its engines in order.
-                ignore(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+                ignore(&[Signal::SIGINT, Signal::SIGHUP]);
+                warnings::note(self.page);
                 self.place = Some(place);
                 if !self.hung_after.is_zero() {
                     self.pulse = Some(Pulse::new(self.hung_after, Instant::now()));

@@ -51,6 +51,10 @@ impl Maps {
         self.by_key.get_mut(&key)
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = RequestKey> + '_ {
+        self.by_key.keys().copied()
+    }
+
     pub(super) fn of_client(&self, client: ClientId) -> impl Iterator<Item = RequestKey> + '_ {
         self.by_key.range(super::keys_of(client)).map(|(key, _)| *key)
     }
