@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import json
 import pickle
 import threading
 import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pxcluster as ipp
 import pytest
@@ -159,39 +155,6 @@ def test_output_that_is_no_text(rc: Client) -> None:
     result.get(timeout=30)
     result.wait_for_output(timeout=30)
     assert result.stdout.startswith("\\xff")
-
-
-def mpi4py_lacks_its_library(cluster: Cluster) -> bool:
-    """Whether mpi4py is the wheel, which wants MPICH under a name that Debian's has not."""
-    description = json.loads(cluster.site.run("pxcluster-rank", "--describe").stdout)
-    specification = importlib.util.find_spec("mpi4py")
-    assert specification is not None
-    assert specification.origin is not None
-    if description["mpi"] != "mpich" or not list(Path(specification.origin).parent.glob("MPI.mpich.*")):
-        return False
-    try:
-        ctypes.CDLL("libmpi.so.12")
-    except OSError:
-        return True
-    return False
-
-
-def test_mpi4py_speaks_among_the_engines(rc: Client, cluster: Cluster) -> None:
-    if mpi4py_lacks_its_library(cluster):
-        pytest.skip("the mpi4py of PyPI finds no MPICH here: install it with `pip install --no-binary mpi4py mpi4py`")
-    view = rc[:]
-    code = """
-from mpi4py import MPI
-from pxcluster._engine import engine_comm
-world = MPI.COMM_WORLD
-place = (world.rank, world.size, engine_comm() == world)
-total = world.allreduce(world.rank + 1)
-everybody = world.allgather(world.rank)
-"""
-    view.execute(code, block=False).get(timeout=60)
-    assert view["place"] == [(engine, 4, True) for engine in range(4)]
-    assert view["total"] == [10] * 4
-    assert view["everybody"] == [[0, 1, 2, 3]] * 4
 
 
 def test_mpi4py_without_threads_is_refused(new_cluster: Callable[..., Cluster]) -> None:

@@ -133,6 +133,12 @@ install_dev_tools() {
     fi
     cmp -s "$list" "$stamp" && return
     "$venv/bin/python" -m pip install --quiet -r "$list"
+    if ! "$venv/bin/python" -c "import mpi4py.MPI" 2>/dev/null; then
+        # Debian's MPICH has another name than the one that the package of PyPI looks for.
+        say "building mpi4py with $mpi"
+        CFLAGS=-O0 MPICC=$mpicc "$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps \
+            --no-binary mpi4py mpi4py
+    fi
     cp "$list" "$stamp"
 }
 

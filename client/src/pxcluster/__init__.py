@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._engine import engine_comm
     from .asyncresult import AsyncHubResult, AsyncResult
     from .client import Client
     from .cluster import Cluster
@@ -71,6 +72,7 @@ FIRST_EXCEPTION = "FIRST_EXCEPTION"
 ALL_COMPLETED = "ALL_COMPLETED"
 
 _HOMES = {
+    "_engine": ("engine_comm",),
     "client": ("Client",),
     "cluster": ("Cluster",),
     "clustermanager": ("ClusterManager",),
@@ -173,6 +175,7 @@ __all__ = [
     "depend",
     "dependent",
     "deserialize_object",
+    "engine_comm",
     "install_as_ipyparallel",
     "interactive",
     "pack_apply_message",
