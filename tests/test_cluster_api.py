@@ -166,7 +166,7 @@ def test_flags_of_another_controller_are_refused(here: Site) -> None:
 
 def test_without_sbatch_there_is_no_slurm(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(RuntimeError, match="there is no sbatch on this host") as caught:
+    with pytest.raises(FileNotFoundError, match="needs the program sbatch, which is not on this host") as caught:
         ipp.Cluster(n=1, engines="slurm").start_cluster_sync()
     assert "\n" not in str(caught.value)
     assert directories(here) == []

@@ -71,12 +71,10 @@ def nowhere() -> Iterator[str]:
         yield "{}:{}".format(*listener.getsockname())
 
 
-def test_an_address_that_leads_nowhere_costs_its_share_of_the_time(
-    cluster: Cluster, tmp_path: Path, nowhere: str
-) -> None:
+def test_an_address_that_leads_nowhere_does_not_use_up_the_time(cluster: Cluster, tmp_path: Path, nowhere: str) -> None:
     connection = from_another_host(cluster.connection())
-    connection["addresses"] = [nowhere, *connection["addresses"]]
-    with cluster.client(connection_info=write(tmp_path / "c.json", connection), timeout=12) as client:
+    connection["addresses"] = [*[nowhere] * 12, *connection["addresses"]]
+    with cluster.client(connection_info=write(tmp_path / "c.json", connection), timeout=10) as client:
         assert client.ids == [0, 1, 2, 3]
     connection["addresses"] = [nowhere]
     assert nowhere in refusal(write(tmp_path / "c.json", connection))

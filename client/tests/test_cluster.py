@@ -38,7 +38,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "pxcluster").write_text(PXCLUSTER)
     (tmp_path / "pxcluster").chmod(0o755)
     monkeypatch.setenv("PXCLUSTER_DIR", str(tmp_path / "px"))
-    monkeypatch.setenv("INFO", json.dumps(info_of(tmp_path / "s", cluster_id="a", started=1234.5)))
+    monkeypatch.setenv("INFO", json.dumps(info_of(tmp_path / "s", cluster_id="a", started=4000001234.5)))
     monkeypatch.delenv("PXCLUSTER_PYTHON", raising=False)
     monkeypatch.setattr(lifecycle, "locate", lambda: str(tmp_path / "pxcluster"))
     yield tmp_path
@@ -62,13 +62,13 @@ def test_it_runs_the_program(place):
     with ipp.Cluster(n=4, cluster_id="a", engine_timeout=7, controller_args=["--port", "80"]) as rc:
         assert rc.ids == [0, 1, 2, 3]
         assert rc.cluster.to_dict()["engines"]["sets"] == {
-            "1234": {
+            "4000001234": {
                 "state": "running",
                 "pid": os.getpid(),
                 "host": os.uname().nodename,
                 "connection_file": str(place / "px" / "a" / "connection.json"),
                 "n": 4,
-                "engine_set_id": "1234",
+                "engine_set_id": "4000001234",
             }
         }
     python = sys.executable
@@ -120,9 +120,9 @@ def test_messages(place, caplog):
     cluster.stop_cluster_sync()
     assert [record.message for record in caplog.records] == [
         "Starting 4 engines with <class 'pxcluster.running.MPIEngineSetLauncher'>",
-        "Sending signal SIGINT to engine(s) 1234",
+        "Sending signal SIGINT to engine(s) 4000001234",
         "Stopping controller",
-        "Stopping engine(s): 1234",
+        "Stopping engine(s): 4000001234",
     ]
     assert {record.name for record in caplog.records} == {"pxcluster.cluster.a"}
 
@@ -143,7 +143,7 @@ def test_repr(place, monkeypatch):
     cluster = ipp.Cluster(cluster_id="a", profile_dir=str(place / "p"))
     assert repr(cluster) == "<Cluster(cluster_id='a', profile_dir='~/p')>"
     cluster.start_cluster_sync()
-    running = "<Cluster(cluster_id='a', profile_dir='~/p', controller=<running>, engine_sets=['1234'])>"
+    running = "<Cluster(cluster_id='a', profile_dir='~/p', controller=<running>, engine_sets=['4000001234'])>"
     assert repr(cluster) == running
     cluster.stop_cluster_sync()
 
@@ -191,13 +191,13 @@ def test_what_mpi_cannot_says_what_to_do_instead(place):
 
 
 def test_files(place):
-    published = publish(place, "b", engines=4, started=7.0)
+    published = publish(place, "b", engines=4, started=4e9)
     for cluster in (ipp.Cluster.from_file(cluster_id="b"), ipp.Cluster.from_file(published, log_level=10)):
-        assert (cluster.cluster_id, list(cluster.engines), cluster.engine_set.n) == ("b", ["7"], 4)
+        assert (cluster.cluster_id, list(cluster.engines), cluster.engine_set.n) == ("b", ["4000000000"], 4)
         assert cluster.cluster_file == str(published)
     cluster.write_cluster_file()
     cluster.update_cluster_file()
-    assert json.loads(published.read_text())["started"] == 7.0
+    assert json.loads(published.read_text())["started"] == 4e9
     with pytest.raises(RuntimeError, match="connection file"):
         cluster.remove_cluster_file()
     published.unlink()

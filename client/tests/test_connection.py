@@ -41,8 +41,8 @@ def test_a_missing_file_is_waited_for_and_named(directory, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(directory))
     monkeypatch.setenv("PXCLUSTER_DIR", "")
     with pytest.raises(OSError, match=r"Connection file '~/.pxcluster/x/connection.json' not found.\n"):
-        pxcluster.Client(cluster_id="x", timeout=0)
-    assert capsys.readouterr().out == "Waiting for connection file: ~/.pxcluster/x/connection.json\n"
+        pxcluster.Client(cluster_id="x", timeout=0.1)
+    assert capsys.readouterr().out == "Waiting for connection file: ~/.pxcluster/x/connection.json, 00:00\n"
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,48 @@ def test_options_are_flags_of_sbatch():
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"n": 4}, ValueError, r"options\['n'\] is no flag of sbatch: Cluster\(n=…\) says how many"),
+        ({"--port": 4}, ValueError, r"options\['--port'\] is no flag of sbatch: .* for controller_args"),
+        ({"array": "0-3"}, ValueError, r"options\['array'\] does not go with a cluster"),
+        ({"a b": 1}, ValueError, "options has 'a b', which is no flag of sbatch"),
+        ({4: 1}, ValueError, "options has 4, which is no flag of sbatch"),
+        ({"comment": "a\nrm -r x"}, ValueError, r"options\['comment'\] is one line"),
+        ({"nodes": [1, 2]}, TypeError, r"options\['nodes'\] is a text or a number"),
+    ],
+)
+def test_options_that_can_be_no_flags(options, error, message):
+    with pytest.raises(error, match=message) as raised:
+        launching.check_options("slurm", options)
+    assert "\n" not in str(raised.value)
+
+
+def test_tasks_are_counted_once():
+    launching.check_tasks(None, {"ntasks": 5})
+    launching.check_tasks(4, {"nodes": 5})
+    with pytest.raises(ValueError, match="n=4 engines are 5 tasks"):
+        launching.check_tasks(4, {"--ntasks": 5})
+
+
+@pytest.mark.parametrize(
+    ("line", "state"),
+    [
+        ("pxcluster: pending (Resources), 00:12", "pending (Resources)"),
+        (
+            "pxcluster: pending (PartitionTimeLimit), 100:12",
+            "pending (PartitionTimeLimit: its partition allows less time: ask for less)",
+        ),
+        ("pxcluster: pending (JobHeldUser), 00:12", "pending (JobHeldUser: `scontrol release` lets it go)"),
+        ("pxcluster: running on n[001-004], 03:40", "running on n[001-004]"),
+        ("pxcluster: job 7 ended before its cluster was ready; the end of its log x:", None),
+    ],
+)
+def test_states_of_a_job_that_is_waited_for(line, state):
+    assert launching.parse_state(line) == state
+
+
 def test_command_lines():
     command = launching.start_command("/bin/px", "a", 4, 60, "/bin/python", [])
     assert " ".join(command) == "/bin/px start --cluster-id a -n 4 --timeout 60 --python /bin/python"
@@ -115,6 +157,8 @@ For more information, try '--help'.
         (1, "pxcluster: it did not start; the end of its log x:\n  a\n  b\n", RuntimeError, "(?s)it did not.*  b"),
         (1, "", RuntimeError, "exit code 1 and said nothing"),
         (2, CLAP, ValueError, r"^invalid value '99999' for '--port <N>': 99999 is not in 0..=65535: controller_args"),
+        (1, "pxcluster: pending, 00:00\npxcluster: job 7 ended; its log\n", RuntimeError, "^job 7 ended; its log$"),
+        (1, "pxcluster: job 7 runs, but its cluster was not ready after 5 seconds; it goes on", TimeoutError, "^job 7"),
         (-9, "", RuntimeError, "ended by signal 9$"),
         (
             1,

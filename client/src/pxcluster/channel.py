@@ -81,22 +81,6 @@ def _open_unix(path: str, timeout: float) -> socket.socket:
     return sock
 
 
-def connect_tls(address: str, certificate: str, timeout: float) -> TlsChannel:
-    """Connect to ``host:port`` and check that the peer shows exactly `certificate` (PEM).
-
-    OSError: nobody listens there; ssl.SSLError: somebody else does.
-    """
-    host, _, port = address.rpartition(":")
-    sock = socket.create_connection((host.strip("[]"), int(port)), timeout)
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return TlsChannel(sock, certificate)
-    except BaseException:
-        sock.close()
-        raise
-
-
 def _drop(pieces: deque[memoryview], count: int) -> None:
     """Remove the first `count` bytes of `pieces`."""
     while count:

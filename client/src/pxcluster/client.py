@@ -7,7 +7,7 @@ import os
 import weakref
 from typing import Any
 
-from . import connection, error
+from . import connection, error, rendezvous, stale
 from .calls import Calls
 from .clientcalls import ClientCalls
 from .comms import Comms
@@ -43,7 +43,8 @@ class Client(ClientCalls):
     """A connection to a cluster: engines by index (``rc[0]``, ``rc[:]``), views, and control.
 
     `connection_info`: path of a connection file, or its content as a dict; otherwise the file of `cluster_id` (default
-    ``$PXCLUSTER_CLUSTER_ID``, or ``default``) is waited for, up to `timeout` seconds. Arguments of ipyparallel's
+    ``$PXCLUSTER_CLUSTER_ID``, or ``default``). One that is not there is waited for: ten seconds if it is being started
+    or its job is in Slurm's queue, `timeout` seconds (negative: for ever) in any case. Arguments of ipyparallel's
     Client that name profiles and sockets are accepted and ignored.
 
     `sshserver`: a host, as ssh takes it (``me@login``, `sshkey` as its ``-i``), on which the cluster's connection file
@@ -66,7 +67,7 @@ class Client(ClientCalls):
         connection_info: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         *,
         cluster_id: str | None = None,
-        timeout: float = 10,
+        timeout: float | None = None,
         resume: str | None = None,
         profile: str = "",
         debug: bool = False,
@@ -78,18 +79,19 @@ class Client(ClientCalls):
         self.profile = profile
         self.debug = debug
         self.cluster = cluster
+        seconds = rendezvous.seconds_of(timeout)
         if sshserver:
             from .tunnel import Tunnel
 
             if connection_info is not None:
                 raise ValueError("sshserver= finds the connection file on that host: name its cluster by cluster_id=")
             tunnel = Tunnel(sshserver, cluster_id, sshkey)
-            self._begin(tunnel.info, tunnel.dial, timeout, resume)
+            self._begin(tunnel.info, tunnel.dial, seconds, resume)
         elif connection_info is None or isinstance(connection_info, str | os.PathLike):
             path = connection.path_of(cluster_id) if connection_info is None else os.fspath(connection_info)
-            self._connect(connection.wait_for(path, timeout), connection.shorten(path), timeout, resume)
+            rendezvous.join(path, timeout, lambda info, seconds: self._connect(info, path, seconds, resume))
         else:
-            self._connect(connection.check(dict(connection_info)), "(given as a dict)", timeout, resume)
+            self._connect(connection.check(dict(connection_info)), "(given as a dict)", seconds, resume)
         self._requests: list[tuple[int, int]] = []
         self._calls = Calls()
         #: Engines of direct calls on several of them, where they are not 0, 1, 2, …
@@ -97,13 +99,15 @@ class Client(ClientCalls):
         _open.add(self)
         self._activate_first()
 
-    def _connect(self, info: dict[str, Any], shown: str, timeout: float, resume: str | None = None) -> None:
+    def _connect(self, info: dict[str, Any], path: str, timeout: float, resume: str | None = None) -> None:
+        shown = connection.shorten(path)
         self._begin(info, lambda seconds: connection.connect(info, shown, seconds), timeout, resume)
 
     def _begin(self, info: dict[str, Any], dial: Opener, timeout: float, resume: str | None) -> None:
         self._info = info
         self._session = Session(dial, info["key"], timeout, resume)
         self._session.registry.comms = Comms(self._session)
+        self._session.registry.last_word = lambda reason: stale.last_word(info, reason)
         self._keeper = Keeper(self._session)
 
     def _activate_first(self) -> None:
@@ -118,7 +122,7 @@ class Client(ClientCalls):
     def _rejoin(self, path: str) -> None:
         """Go on with another run of the cluster, which has been asked nothing yet."""
         self._session.close()
-        self._connect(connection.read(path), connection.shorten(path), 10)
+        self._connect(connection.read(path), path, 10)
         self._forget_calls()
 
     def __repr__(self) -> str:

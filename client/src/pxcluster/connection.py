@@ -1,12 +1,12 @@
-"""The connection file: found, waited for and checked; then the byte channel it leads to."""
+"""The connection file: found and checked; then the byte channel it leads to."""
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import socket
 import stat
-import time
 
 from .error import VersionMismatch
 from .frames import PROTOCOL_VERSION
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from .channel import Channel
 
-_INTERVAL = 0.05
+#: How long addresses are tried, seconds.
+_LONGEST = 10.0
 _FIELDS = {"cluster_id": str, "key": str, "certificate": str, "addresses": list, "socket": str, "host": str, "pid": int}
 
 
@@ -46,22 +47,12 @@ def shorten(path: str) -> str:
     return "~" + path[len(home) :] if home != "/" and path.startswith(home + os.sep) else path
 
 
-def wait_for(path: str, timeout: float) -> dict[str, Any]:
-    """Read the connection file, waiting up to `timeout` seconds until it is there. OSError: it never was."""
-    deadline = time.monotonic() + timeout
-    told = False
-    while not os.path.exists(path):
-        if not told:
-            print(f"Waiting for connection file: {shorten(path)}")
-            told = True
-        if time.monotonic() >= deadline:
-            raise OSError(
-                f"Connection file {shorten(path)!r} not found.\n"
-                "You have attempted to connect to a pxcluster cluster but no controller could be found.\n"
-                "Please start one (pxcluster start -n 4) or name another with cluster_id=."
-            )
-        time.sleep(_INTERVAL)
-    return read(path)
+def known(base: str) -> list[str]:
+    """The clusters in a directory of clusters that have a connection file, by name."""
+    return sorted(
+        os.path.basename(os.path.dirname(path))
+        for path in glob.glob(os.path.join(glob.escape(base), "*", "connection.json"))
+    )
 
 
 def read(path: str) -> dict[str, Any]:
@@ -109,41 +100,37 @@ class Unreachable(ConnectionRefusedError):
 def connect(info: Mapping[str, Any], shown: str, timeout: float) -> Channel:
     """Open the channel that `info` describes: the Unix socket on the same host, otherwise TLS to an address.
 
-    They are tried in order, within `timeout` seconds together.
+    All within `timeout` seconds, at most ten. ConnectionRefusedError: the file, called `shown`, is stale; Unreachable:
+    perhaps not.
     """
-    from . import channel
+    from . import channel, stale
+    from .dialing import NoAnswer, dial
 
+    timeout = min(timeout, _LONGEST)
     problems: list[str] = []
-    kind: type[ConnectionRefusedError] = ConnectionRefusedError
     same_host = info["host"] == socket.gethostname()
     if same_host and info["socket"] and os.path.exists(info["socket"]):
         try:
             return channel.connect_unix(info["socket"], info["key"], timeout)
         except OSError as problem:
             problems.append(f"{info['socket']}: {problem.strerror or problem}")
-    if same_host and _dead(info["pid"]):
-        raise ConnectionRefusedError(
-            f"connection file {shown} is stale: its controller (process {info['pid']} on {info['host']}) is gone; "
-            "start a cluster again"
-        )
-    for address in info["addresses"]:  # one that leads nowhere costs its share of the time
-        try:
-            return channel.connect_tls(address, info["certificate"], timeout / len(info["addresses"]))
-        except (OSError, ValueError) as problem:
-            if not isinstance(problem, ConnectionRefusedError):
-                kind = Unreachable
-            problems.append(f"{address}: {getattr(problem, 'strerror', None) or problem}")
-    raise kind(
-        f"no controller answers where connection file {shown} says (started on {info['host']}, process "
-        f"{info['pid']}); it is stale, or this host cannot reach it: " + "; ".join(problems)
-    )
-
-
-def _dead(pid: int) -> bool:
+    gone = stale.gone_here(info)
+    if gone is not None:
+        stale.check_job(info, shown)
+        raise ConnectionRefusedError(f"connection file {shown} is stale: {gone}; start a cluster again")
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+        return dial(info["addresses"], info["certificate"], timeout, lambda: stale.check_job(info, shown))
+    except NoAnswer as problem:
+        stale.check_job(info, shown)
+        tried = "; ".join([*problems, str(problem)] if problem.problems else problems)
+        where = f"{info['host']}, process {info['pid']}"
+        if problem.refused:
+            raise ConnectionRefusedError(
+                f"no controller answers where connection file {shown} says (started on {where}); it is stale, as "
+                f"nobody listens there any more: remove it, and start a cluster again: {tried}"
+            ) from None
+        raise Unreachable(
+            f"no controller answers where connection file {shown} says (started on {where}); it is stale, or this host "
+            f"cannot reach {info['host']}: see whether that is up, and use sshserver= to go by a host that reaches it: "
+            + (tried or "the file has no address")
+        ) from None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import operator
+import os
 import random
 import re
 import string
 from collections.abc import Mapping
+
+from . import slurmjobs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +19,24 @@ if TYPE_CHECKING:
 _KINDS = ("mpi", "local", "slurm")
 #: A kind, or the name of the class that launches it in ipyparallel.
 _LAUNCHER = re.compile(r"(?:[\w.]*\.)?(?P<kind>[a-z]+?)(?:(?:engineset|controller)(?:launcher)?)?", re.IGNORECASE)
+_TOO_SLOW = re.compile(r"the cluster was not ready after|job \d+ runs, but its cluster was not ready after")
+_FLAG = re.compile(r"-{0,2}[A-Za-z][\w-]*")
+#: What options have no say in, and what has; what makes no cluster of a job.
+_OURS = {
+    "n": "Cluster(n=…) says how many engines there are",
+    "engines": "Cluster(n=…) says how many engines there are",
+    "cluster-id": "Cluster(cluster_id=…) is the name",
+    "timeout": "Cluster(engine_timeout=…) is the time in which engines must be ready",
+    **dict.fromkeys(
+        ("python", "port", "interface", "advertise", "log", "hung-after", "lost-after", "grace", "no-nanny"),
+        "it is one of pxcluster, for controller_args",
+    ),
+}
+_ALIEN = frozenset(
+    ("array", "a", "wrap", "parsable", "test-only", "help", "h", "usage", "version", "V", "print", "wait")
+)
+#: What ``pxcluster submit --wait`` says now and then: what is waited for, and how long already.
+_STATE = re.compile(r"(?:pxcluster: )?(?P<state>.*?(?:\((?P<reason>\w+)\))?), \d+:\d\d")
 _SUFFIX = string.ascii_lowercase + string.digits
 
 
@@ -50,14 +71,30 @@ def is_submitted(kind: str, options: Mapping[str, Any] | None, environment: Mapp
 
 
 def check_options(kind: str, options: Any) -> dict[str, Any] | None:
-    """Flags of sbatch by name. TypeError, ValueError."""
+    """Flags of sbatch by name. TypeError, ValueError: they are for something else, or cannot be flags."""
     if options is None:
         return None
     if kind != "slurm":
         raise ValueError(f"options are flags of sbatch, for engines='slurm', not for engines={kind!r}")
     if not isinstance(options, Mapping):
         raise TypeError(f"options is a dict of sbatch's flags, such as {{'partition': 'compute'}}, not {options!r}")
+    for name, value in options.items():
+        _check_option(name, value)
     return dict(options)
+
+
+def _check_option(name: Any, value: Any) -> None:
+    if not isinstance(name, str) or not _FLAG.fullmatch(name):
+        raise ValueError(f"options has {name!r}, which is no flag of sbatch (see `man sbatch`)")
+    bare = name.lstrip("-").replace("_", "-")
+    if bare in _OURS:
+        raise ValueError(f"options[{name!r}] is no flag of sbatch: {_OURS[bare]}")
+    if bare in _ALIEN:
+        raise ValueError(f"options[{name!r}] does not go with a cluster, which is one job that runs: leave it out")
+    if value is not None and not isinstance(value, bool | str | int | float | os.PathLike):
+        raise TypeError(f"options[{name!r}] is a text or a number, or True for a flag without a value, not {value!r}")
+    if any(character in str(value) for character in "\n\r\0"):
+        raise ValueError(f"options[{name!r}] is one line of a batch script, which {value!r} is not")
 
 
 def sbatch_flags(options: Mapping[str, Any]) -> list[str]:
@@ -121,14 +158,30 @@ def check_n(n: Any) -> int | None:
     return number
 
 
+def check_tasks(n: int | None, options: Mapping[str, Any]) -> None:
+    """ValueError: `n` engines and a number of tasks are asked for."""
+    if n is not None and any(name.lstrip("-") == "ntasks" for name in options):
+        raise ValueError(f"n={n} engines are {n + 1} tasks of the job: leave ntasks out of the options, or n")
+
+
+def parse_state(line: str) -> str | None:
+    """What a line of ``pxcluster submit --wait`` says of the job, and what to do about it; None: it is another line."""
+    found = _STATE.fullmatch(line)
+    if found is None:
+        return None
+    state, more = found["state"], slurmjobs.hint("", found["reason"] or "")
+    return f"{state[:-1]}{more})" if more else state
+
+
 def failure_of(code: int, said: str) -> Exception:
     """What to raise when ``pxcluster`` ended with `code`, and `said` so on standard error."""
-    text = said.strip().removeprefix("pxcluster: ").removeprefix("error: ")
+    lines = (line for line in said.splitlines(keepends=True) if parse_state(line.rstrip()) is None)
+    text = "".join(lines).strip().removeprefix("pxcluster: ").removeprefix("error: ")
     if code == 2:  # its flags make no sense
         first = " ".join(text.partition("\n\n")[0].split())
         return ValueError(f"{first}: controller_args are flags of `pxcluster start` (see `pxcluster start --help`)")
     if code < 0:
         return RuntimeError(f"pxcluster was ended by signal {-code}" + (f": {text}" if text else ""))
-    if text.startswith("the cluster was not ready after"):
+    if _TOO_SLOW.match(text):
         return TimeoutError(text.replace("--timeout gives", "engine_timeout= gives", 1))
     return RuntimeError(text or f"pxcluster ended with exit code {code} and said nothing")

@@ -11,6 +11,7 @@ import atexit
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -221,7 +222,7 @@ class Lifecycle:
 
     async def _start(self, n: int | None, with_bar: bool = False) -> None:
         wanted = self.n if n is None else launching.check_n(n)
-        with _EngineBar(with_bar) as bar:
+        with _EngineBar(with_bar, self.log.hasHandlers()) as bar:
             start = self._begin(wanted)
             try:
                 bar.show(wanted)
@@ -251,6 +252,12 @@ class Lifecycle:
         how = locate(), self.cluster_id, n, self.engine_timeout, python, self.controller_args
         self._submitted = launching.is_submitted(self._kind, self.options, os.environ)
         if self._submitted:
+            if shutil.which("sbatch") is None:
+                raise FileNotFoundError(
+                    "engines='slurm' needs the program sbatch, which is not on this host: run this on a login node of "
+                    "the Slurm cluster, or take engines='mpi' for a cluster of this host"
+                )
+            launching.check_tasks(n, self.options or {})
             command = launching.submit_command(*how, self.options or {})
         else:
             command = launching.start_command(*how)
@@ -261,7 +268,9 @@ class Lifecycle:
     def _tell(self, start: Program, bar: _EngineBar) -> None:
         """What a start that goes on has said since."""
         for line in start.news():
-            self.log.info(line.removeprefix("pxcluster: "))
+            state = launching.parse_state(line)
+            if state is None or not bar.tell(state):
+                self.log.info(line.removeprefix("pxcluster: "))
         bar.refresh()
 
     def _clear_up(self, code: int, said: str) -> None:
@@ -340,14 +349,19 @@ class Lifecycle:
 
 
 class _EngineBar:
-    """A bar of engines for who looks: all are ready at the same moment, and it counts the time until then."""
+    """A bar of engines for who looks: all are ready at the same moment, and it counts the time until then.
 
-    def __init__(self, wanted: bool) -> None:
+    Without IPython it is a line that tells what a job waits for, unless a log does.
+    """
+
+    def __init__(self, wanted: bool, logs: bool) -> None:
         from .outputs import shell
-        from .progress import noninteractive
+        from .progress import StatusLine, noninteractive
 
         self._wanted = wanted and shell() is not None and not noninteractive()
         self._bar: Any = None
+        self._line = StatusLine() if shell() is None and (sys.stdout.isatty() or not logs) else None
+        self._state: str | None = None
         self._shown = 0.0
 
     def __enter__(self) -> Self:
@@ -361,8 +375,17 @@ class _EngineBar:
             self._bar = progress(total=total, unit="engine")
             self._shown = time.monotonic()
 
+    def tell(self, state: str) -> bool:
+        """Say what is waited for; False: nowhere."""
+        self._state = state
+        if self._bar is not None:
+            self._bar.set_description(state)
+        return self._bar is not None or self._line is not None
+
     def refresh(self) -> None:
         """Show the time, once a second."""
+        if self._line is not None and self._state is not None:
+            self._line.show(self._state)
         if self._bar is not None and time.monotonic() - self._shown > 1:
             self._shown = time.monotonic()
             self._bar.refresh()
@@ -376,3 +399,5 @@ class _EngineBar:
     def __exit__(self, *exc_info: object) -> None:
         if self._bar is not None:
             self._bar.close()
+        if self._line is not None:
+            self._line.close()

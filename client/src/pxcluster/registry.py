@@ -49,6 +49,8 @@ class Registry:
         self.ending: str | None = None
         #: Takes what comms of engines send.
         self.comms: Comms | None = None
+        #: What to say of the end of the cluster, for which its controller gives a reason.
+        self.last_word: Callable[[str], str] = str
         # Held while a request is registered or an engine goes, so that none waits for an engine that is gone.
         self._losing = threading.Lock()
 

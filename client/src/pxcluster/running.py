@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 
-from . import connection
+from . import connection, stale
 from .controlrequest import signum_of
 from .error import VersionMismatch
 
@@ -53,8 +52,7 @@ class Run:
     def is_alive(self) -> bool:
         """Whether it runs, as far as that can be seen from here without asking the controller."""
         if not self._ended:
-            dead = self.info["host"] == socket.gethostname() and connection._dead(self.info["pid"])
-            self._ended = dead or not self.is_published()
+            self._ended = stale.gone_here(self.info) is not None or not self.is_published()
         return not self._ended
 
     def output(self) -> str:

@@ -418,7 +418,7 @@ class Session:
         if kind == "refused":
             self._lose(header["reason"])
         elif kind == "closing":
-            self._lose(f"cluster {self.cluster_id!r} has stopped: {header['reason']}")
+            self._lose(f"cluster {self.cluster_id!r} has stopped: {self.registry.last_word(header['reason'])}")
         elif kind == "reserved":
             self._uploads.answered(header)
         else:
