@@ -15,6 +15,8 @@ import pytest
 from harness.cluster import Cluster, Site
 from harness.hosts import Hosts, missing
 from harness.memory import no_large_file_system, no_small_file_system, small_file_system
+from harness.rig import Login, Rig
+from harness.rig import missing as no_rig
 from harness.slurm import Slurm
 from harness.slurm import missing as no_slurm
 from parity.options import pytest_addoption as pytest_addoption
@@ -66,6 +68,50 @@ def private_slurm() -> Iterator[Slurm]:
         yield private.start()
     finally:
         private.stop()
+
+
+@pytest.fixture(scope="session")
+def rig() -> Iterator[Rig]:
+    """Hosts that run while the tests do: ``login``, and three for ranks."""
+    if reason := no_rig():
+        pytest.skip(reason)
+    hosts = Rig()
+    try:
+        yield hosts.start()
+    finally:
+        hosts.stop()
+
+
+@pytest.fixture
+def new_login(rig: Rig) -> Iterator[Callable[..., Login]]:
+    """Makes places for clusters on these hosts: nothing may remain where there is power. The others get it again."""
+    logins: list[Login] = []
+
+    def make(**env: str | None) -> Login:
+        logins.append(Login(rig, env))
+        return logins[-1]
+
+    yield make
+    try:
+        for login in logins:
+            login.close_clients()
+            login.wait_until_nothing_remains()
+    finally:
+        for login in logins:
+            login.remove()
+        rig.restore()
+
+
+@pytest.fixture(scope="session")
+def rig_slurm(rig: Rig) -> Iterator[Slurm]:
+    """A Slurm of these three hosts."""
+    if reason := no_slurm():
+        pytest.skip(reason)
+    slurm = Slurm(rig)
+    try:
+        yield slurm.start()
+    finally:
+        slurm.stop()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pxcluster as ipp
 import pytest
 from harness import slurm
 from harness.cluster import Site
+from harness.jobs import wait_ended
 from harness.waiting import wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
@@ -40,15 +41,7 @@ def run(private_slurm: slurm.Slurm, site: Site) -> Run:
 
 def wait_until_ended(run: Run, job: str) -> dict[str, str]:
     """What Slurm says of a job that has ended."""
-
-    def state() -> dict[str, str]:
-        shown = run("scontrol", "--oneliner", "show", "job", job).stdout
-        return dict(word.split("=", 1) for word in shown.split() if "=" in word)
-
-    ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-    return wait_for(
-        lambda: found if (found := state())["JobState"] in ended else None, lambda: f"job {job} ends: {state()}", 120
-    )
+    return wait_ended(lambda *command: run(*command).stdout, job)
 
 
 def test_a_job_runs_a_script_and_ends_with_its_code(run: Run, site: Site) -> None:

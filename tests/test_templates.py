@@ -13,13 +13,13 @@ import pytest
 from harness import slurm
 from harness.cluster import PREFIX, Site
 from harness.hosts import is_hydra
+from harness.jobs import describe, wait_ended
 from harness.waiting import wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = ROOT / "slurm" / "templates"
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 
 ENGINES = """
 import os, sys
@@ -88,19 +88,11 @@ class Desk:
 
     def describe(self, job: str) -> dict[str, str]:
         """What Slurm knows of a job."""
-        said = self.run("scontrol", "--oneliner", "show", "job", job)
-        return dict(pair.split("=", 1) for pair in said.split() if "=" in pair)
+        return describe(self.run, job)
 
     def wait_ended(self, job: str) -> tuple[str, str]:
         """State and exit code of a job when it is over."""
-        what = self.describe(job)
-
-        def is_over() -> bool:
-            nonlocal what
-            what = self.describe(job)
-            return what["JobState"].startswith(ENDED)
-
-        wait_for(is_over, lambda: f"job {job} ends: {what}\n{self.outputs()}", 150, pause=0.2)
+        what = wait_ended(self.run, job, self.outputs)
         return what["JobState"], what["ExitCode"]
 
     def output(self, name: str) -> str:

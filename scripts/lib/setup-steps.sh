@@ -130,6 +130,7 @@ install_dev_tools() {
     fi
     if is_debian && is_root; then
         install_packages "the tests of srun start a Slurm of their own" munge slurm-wlm
+        install_packages "the tests of several hosts make them" openssh-server openssh-client iproute2 util-linux
     fi
     cmp -s "$list" "$stamp" && return
     "$venv/bin/python" -m pip install --quiet -r "$list"

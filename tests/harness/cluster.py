@@ -43,9 +43,9 @@ def program(name: str) -> str:
 class Site:
     """A place for clusters: the directory of the connection files, the one of the sockets, the environment."""
 
-    def __init__(self, env: Mapping[str, str | None] | None = None) -> None:
+    def __init__(self, env: Mapping[str, str | None] | None = None, folder: Path | None = None) -> None:
         # Not pytest's directory: the path of a Unix socket may have 107 bytes only.
-        self.base = Path(tempfile.mkdtemp(prefix="px-test-"))
+        self.base = Path(tempfile.mkdtemp(prefix="px-test-", dir=folder))
         self.directory = self.base / "clusters"
         self.runtime = self.base / "run"
         for path in (self.directory, self.runtime):

@@ -49,6 +49,23 @@ def parent_of(pid: int) -> int:
     return int(_read(pid, "stat").rpartition(b")")[2].split()[1])
 
 
+def children_of(pid: int) -> list[int]:
+    """The process ids of the children of a process's first thread."""
+    return [int(child) for child in _read(pid, f"task/{pid}/children").split()]
+
+
+def processes_beside(init: int) -> list[Process]:
+    """All processes of the namespace that this process is the first one of, without it."""
+    wanted = os.readlink(f"/proc/{init}/ns/pid")
+
+    def namespace(pid: int) -> str:
+        with suppress(OSError):
+            return os.readlink(f"/proc/{pid}/ns/pid")
+        return ""
+
+    return [process for process in _all() if process.pid != init and namespace(process.pid) == wanted]
+
+
 def abandoned_shared_memory(before: set[str]) -> set[str]:
     """Files in /dev/shm that are not among `before` and that no process has open or mapped."""
     new = shared_memory() - before
