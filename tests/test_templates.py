@@ -13,7 +13,7 @@ import pytest
 from harness import slurm
 from harness.cluster import PREFIX, Site
 from harness.hosts import is_hydra
-from harness.jobs import describe, wait_ended
+from harness.jobs import describe, start_soon, wait_ended
 from harness.waiting import wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
@@ -178,7 +178,7 @@ def check_resumed(desk: Desk, job: str) -> None:
     wait_for(lambda: desk.describe(job)["Restarts"] == "1", desk.outputs, pause=0.1)
     (desk.site.base / "gate").touch()
     wait_for(lambda: desk.describe(job)["JobState"] == "PENDING", desk.outputs, pause=0.1)
-    desk.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would wait two minutes
+    start_soon(desk.run, job)
     assert desk.wait_ended(job) == ("COMPLETED", "0:0"), desk.outputs()
     said = desk.output(f"pxcluster-requeue-{job}.out").splitlines()
     wanted = [line for line in said if line.startswith(("start", "0 items", "3 items", "all"))]

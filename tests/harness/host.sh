@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/bin/bash
 # The first process of a host, in new namespaces: gives it a name, an address and directories of its own, and becomes
 # its sshd, with which the host ends.
 #
