@@ -23,6 +23,7 @@ use crate::listener::{LAST_FRAMES, ListenError, RemoteListener, serve_local};
 use crate::maps::{self, Maps};
 use crate::nannies::Nannies;
 use crate::relays::Relays;
+use crate::rss::Rss;
 use crate::silence::Silence;
 use crate::spill::Spill;
 use crate::store::{Reservation, Store};
@@ -111,6 +112,7 @@ pub struct Controller<T: Transport> {
     /// Engines that MPI cannot reach: since when, and its words.
     suspects: BTreeMap<EngineId, (Instant, String)>,
     silence: Silence,
+    rss: Rss,
     nannies: Nannies,
     relays: Relays,
     /// Engines that have ended Python.
@@ -155,6 +157,7 @@ impl<T: Transport> Controller<T> {
             gone: BTreeMap::new(),
             suspects: BTreeMap::new(),
             silence,
+            rss: Rss::default(),
             nannies: Nannies::default(),
             relays: Relays::default(),
             ended: EngineSet::default(),
@@ -339,7 +342,10 @@ impl<T: Transport> Controller<T> {
         let Some(engine) = from.engine().filter(|engine| !self.gone.contains_key(engine)) else { return Ok(()) };
         self.silence.heard(from, Instant::now());
         match header {
-            ToController::Beat => Ok(()),
+            ToController::Beat { rss } => {
+                self.rss.tell(engine, rss);
+                Ok(())
+            }
             ToController::Ready { host, pid } => {
                 self.engines.insert(engine, EngineInfo { id: engine, host, pid });
                 self.decide(Event::EngineJoined(engine), &Answer::default())

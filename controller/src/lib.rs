@@ -26,6 +26,7 @@ mod nannies;
 mod reading;
 mod regions;
 mod relays;
+mod rss;
 mod session;
 mod silence;
 mod spill;
@@ -44,6 +45,7 @@ pub use files::{ClusterFiles, ClusterLock, FilesError};
 pub use interfaces::{Advertise, NoInterface};
 pub use listener::ListenError;
 pub use nannies::cause as cause_of_death;
+pub use rss::rss_of;
 pub use silence::beat;
 
 /// What the controller is told at its start.
@@ -59,6 +61,8 @@ pub struct Settings {
     pub python: String,
     /// Slurm job, if any.
     pub slurm_job_id: Option<String>,
+    /// When its time limit ends it, in Unix seconds, if Slurm says so.
+    pub slurm_end_time: Option<u64>,
     /// Whether every engine has a nanny, so that an engine may die.
     pub nannies: bool,
     /// How long tasks may run on after SIGTERM.

@@ -43,6 +43,7 @@ impl Cluster {
             advertise: Advertise::default(),
             python: "3.11.7".into(),
             slurm_job_id: None,
+            slurm_end_time: None,
             nannies: true,
             grace: PATIENCE,
             lost_after: Duration::from_secs(30),

@@ -81,7 +81,7 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
 }
 
 /// Three digits and a unit: 0 B, 1.5 kB, 104 MB.
-fn bytes(number: u64) -> String {
+pub(crate) fn bytes(number: u64) -> String {
     let mut value = number as f64;
     for unit in ["B", "kB", "MB", "GB"] {
         if value < 999.5 {
@@ -115,10 +115,10 @@ mod tests {
             id: EngineId(id),
             host: "node-17".into(),
             pid: 4000 + id,
-            queue: 0,
             tasks: 3,
             completed: 1_250_000,
             shared: u64::from(id) * 104_857_600,
+            ..EngineStatus::default()
         };
         ClusterStatus {
             id: 1,
@@ -138,6 +138,7 @@ mod tests {
                 others: vec![NodeMemory { host: "node-18".into(), used: 104_857_600 }],
             }),
             engines: vec![engine(0), engine(2)],
+            ..ClusterStatus::default()
         }
     }
 

@@ -45,7 +45,7 @@ impl fmt::Display for Rank {
 }
 
 /// What users call an engine: `0..n`, never used again after a death.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EngineId(pub u32);
 

@@ -275,7 +275,7 @@ pub enum OutputName {
 }
 
 /// State of the whole cluster.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClusterStatus {
     /// The request.
     pub id: RequestId,
@@ -296,6 +296,27 @@ pub struct ClusterStatus {
     /// Why the cluster drains, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining: Option<String>,
+    /// Direct requests that some engine has not answered.
+    #[serde(default)]
+    pub directs: u64,
+    /// Load-balanced tasks that engines have finished, those that have died since included.
+    #[serde(default)]
+    pub finished: u64,
+    /// Those of all tasks that engines have taken from one another.
+    #[serde(default)]
+    pub stolen: u64,
+    /// Slurm job, if any.
+    #[serde(default)]
+    pub slurm_job_id: Option<String>,
+    /// When its time limit ends it, in Unix seconds, where Slurm has told the controller.
+    #[serde(default)]
+    pub slurm_end_time: Option<u64>,
+    /// Engines that have died.
+    #[serde(default)]
+    pub lost: Vec<LostEngine>,
+    /// Engines that live and have said nothing for a while.
+    #[serde(default)]
+    pub silent: Vec<LostEngine>,
     /// Large buffers in shared memory; `None`: there is none.
     #[serde(default)]
     pub memory: Option<Memory>,
@@ -328,7 +349,7 @@ pub struct NodeMemory {
 }
 
 /// State of one engine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EngineStatus {
     /// Its id.
     pub id: EngineId,
@@ -345,4 +366,16 @@ pub struct EngineStatus {
     /// Bytes of buffers in shared memory that it has, or is being sent.
     #[serde(default)]
     pub shared: u64,
+    /// Whether it has anything to do.
+    #[serde(default)]
+    pub busy: bool,
+    /// Load-balanced tasks that it has finished.
+    #[serde(default)]
+    pub finished: u64,
+    /// Load-balanced tasks that it has taken from other engines.
+    #[serde(default)]
+    pub stolen: u64,
+    /// Bytes of its process in memory, with what it has mapped of shared memory; `None`: not known.
+    #[serde(default)]
+    pub rss: Option<u64>,
 }

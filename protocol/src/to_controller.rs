@@ -17,8 +17,11 @@ pub enum ToController {
         /// Its process id.
         pid: u32,
     },
-    /// The engine is there, and has nothing else to say.
-    Beat,
+    /// The engine is there. Sent from time to time by engines of other nodes than rank 0's.
+    Beat {
+        /// Bytes of its process in memory, if it knows.
+        rss: Option<u64>,
+    },
     /// The engine cannot start.
     Unfit {
         /// One sentence.

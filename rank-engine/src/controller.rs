@@ -37,6 +37,7 @@ pub(crate) fn run(world: &World, place: Place, flags: &Flags, probe: Probe) -> a
         advertise: Advertise { addresses: flags.advertise.clone(), interface: flags.interface.clone() },
         python: version,
         slurm_job_id: std::env::var("SLURM_JOB_ID").ok(),
+        slurm_end_time: std::env::var("SLURM_JOB_END_TIME").ok().and_then(|time| time.parse().ok()),
         nannies: !flags.no_nanny,
         grace: flags.grace,
         lost_after: flags.lost_after,

@@ -14,7 +14,7 @@ mod thefts;
 mod waits;
 
 pub use dependencies::{Dependency, Need};
-pub use event::{Accepted, Action, EngineLoad, Event, Failed, Failure, NewMap, Suspect, Why};
+pub use event::{Accepted, Action, EngineLoad, Event, Failed, Failure, NewMap, Suspect, Totals, Why};
 
 use crate::grants::{GrantPolicy, Held};
 use dependencies::Outcomes;
@@ -54,6 +54,16 @@ impl Controller {
     /// How busy `engine` is.
     pub fn load(&self, engine: EngineId) -> EngineLoad {
         self.engines.get(engine).map_or_else(EngineLoad::default, EngineState::load)
+    }
+
+    /// What the engines have done together.
+    pub fn totals(&self) -> Totals {
+        self.engines.totals()
+    }
+
+    /// Direct requests that some engine has not answered.
+    pub fn directs(&self) -> u64 {
+        self.directs.len()
     }
 
     /// Tasks that no engine holds.

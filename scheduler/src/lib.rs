@@ -30,7 +30,7 @@ mod ranges;
 pub mod sim;
 
 pub use controller::{
-    Accepted, Action, Controller, Dependency, EngineLoad, Event, Failed, Failure, Need, NewMap, Suspect, Why,
+    Accepted, Action, Controller, Dependency, EngineLoad, Event, Failed, Failure, Need, NewMap, Suspect, Totals, Why,
 };
 pub use engine::{Aborted, Engine, EngineEvent, ParcelId, Piece, Work};
 pub use grants::{GrantPolicy, Held};

@@ -16,6 +16,7 @@ use pxcluster_protocol::{ClientId, EngineId, EngineSet, Rank};
 use pxcluster_transport::{Transport, relay, relay_fill, send, send_places};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Share of what the node has room for that buffers may take, percent.
 const SHARE: u64 = 80;
@@ -33,6 +34,13 @@ impl<T: Transport> Controller<T> {
     fn is_here(&self, rank: Rank) -> bool {
         let node = |rank: usize| self.settings.nodes.get(rank).map(|node| node.first);
         node(rank.0 as usize).is_some_and(|first| node(0) == Some(first))
+    }
+
+    /// Learns how much memory engines of rank 0's node have; the others say it themselves.
+    pub(super) fn look_at_memory(&mut self) {
+        let here = self.engines.values().filter(|info| self.is_here(info.id.rank()));
+        let here: Vec<_> = here.map(|info| (info.id, info.pid)).collect();
+        self.rss.look(here, Instant::now());
     }
 
     // -- buffers that come ----------------------------------------------------------------------------------------------

@@ -190,11 +190,14 @@ impl<T: Transport> Controller<T> {
         Ok(())
     }
 
+    /// The engines that have died.
+    pub(super) fn lost(&self) -> Vec<LostEngine> {
+        self.gone.iter().map(|(id, reason)| LostEngine { id: *id, reason: reason.clone() }).collect()
+    }
+
     /// What a client is told beside the welcome: engines that died before it came, and those that are silent.
     pub(super) fn sorrows(&self) -> Option<ToClient> {
-        let lost =
-            self.gone.iter().map(|(id, reason)| LostEngine { id: *id, reason: reason.clone() }).collect::<Vec<_>>();
-        let silent = self.nannies.silent();
+        let (lost, silent) = (self.lost(), self.nannies.silent());
         (!lost.is_empty() || !silent.is_empty()).then(|| ToClient::Engines { joined: vec![], lost, silent })
     }
 }

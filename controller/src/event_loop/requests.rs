@@ -199,7 +199,9 @@ impl<T: Transport> Controller<T> {
         Ok(Dependency { needs, all, success, failure })
     }
 
-    fn status(&self, id: RequestId) -> ClusterStatus {
+    fn status(&mut self, id: RequestId) -> ClusterStatus {
+        self.look_at_memory();
+        let totals = self.scheduler.totals();
         let engine = |info: &pxcluster_protocol::to_client::EngineInfo| {
             let load = self.scheduler.load(info.id);
             EngineStatus {
@@ -210,6 +212,10 @@ impl<T: Transport> Controller<T> {
                 tasks: load.tasks,
                 completed: load.completed,
                 shared: self.store.as_ref().map_or(0, |store| store.held_by(info.id)),
+                busy: load.queue + load.tasks > 0,
+                finished: load.finished,
+                stolen: load.stolen,
+                rss: self.rss.of(info.id),
             }
         };
         ClusterStatus {
@@ -222,6 +228,13 @@ impl<T: Transport> Controller<T> {
             clients: self.clients.len() as u32,
             unassigned: self.scheduler.unassigned(),
             draining: self.draining.as_ref().map(|draining| draining.reason().to_owned()),
+            directs: self.scheduler.directs(),
+            finished: totals.finished,
+            stolen: totals.stolen,
+            slurm_job_id: self.settings.slurm_job_id.clone(),
+            slurm_end_time: self.settings.slurm_end_time,
+            lost: self.lost(),
+            silent: self.nannies.silent(),
             memory: self.memory(),
             engines: self.engines.values().map(engine).collect(),
         }

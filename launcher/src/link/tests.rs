@@ -52,7 +52,7 @@ fn connection(certificate: String, addresses: Vec<String>, socket: String) -> Co
 
 fn example_status(id: RequestId) -> ClusterStatus {
     let engine =
-        EngineStatus { id: EngineId(0), host: "h".into(), pid: 3, queue: 0, tasks: 1, completed: 2, shared: 0 };
+        EngineStatus { id: EngineId(0), host: "h".into(), pid: 3, tasks: 1, completed: 2, ..EngineStatus::default() };
     ClusterStatus {
         id,
         cluster_id: "default".into(),
@@ -61,10 +61,8 @@ fn example_status(id: RequestId) -> ClusterStatus {
         version: VERSION.into(),
         uptime: 1.0,
         clients: 1,
-        unassigned: 0,
-        draining: None,
-        memory: None,
         engines: vec![engine],
+        ..ClusterStatus::default()
     }
 }
 
@@ -190,4 +188,93 @@ fn something_else_on_the_socket_is_no_controller() {
     let error = Link::open(&connection(String::new(), Vec::new(), path.display().to_string())).err().unwrap();
     assert!(matches!(error, LinkError::Frame(_)), "{error}");
     server.join().unwrap();
+}
+
+/// A link to a server on a Unix socket that answers, and then does as it is told.
+fn link_to(directory: &tempfile::TempDir, then: impl FnOnce(UnixPeer) + Send + 'static) -> (Link, JoinHandle<()>) {
+    let path = directory.path().join("c.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let mut bytes = BytesMut::new();
+        let mut chunk = [0; 4096];
+        while decode(&mut bytes, Limits::STRANGER).unwrap().is_none() {
+            let count = stream.read(&mut chunk).unwrap();
+            bytes.extend_from_slice(&chunk[..count]);
+        }
+        let hello = FromClient::Hello(Hello { key: KEY.into(), ..hello() });
+        answers(&hello).into_iter().for_each(|answer| say(&mut stream, &answer));
+        then(stream);
+    });
+    (Link::open(&connection(String::new(), Vec::new(), path.display().to_string())).unwrap(), server)
+}
+
+type UnixPeer = std::os::unix::net::UnixStream;
+
+fn hello() -> Hello {
+    Hello {
+        protocol_version: PROTOCOL_VERSION,
+        key: String::new(),
+        client_version: VERSION.into(),
+        python: String::new(),
+        host: "h".into(),
+        pid: 1,
+        session: None,
+        received: None,
+        shares: false,
+    }
+}
+
+fn say(stream: &mut impl Write, message: &ToClient) {
+    stream.write_all(&Frame::new(message, Vec::new()).unwrap().encode()).unwrap();
+}
+
+#[test]
+fn waiting_ends_with_its_time_or_when_somebody_wants_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (mut link, server) = link_to(&directory, move |mut stream| {
+        say(&mut stream, &ToClient::Engines { joined: Vec::new(), lost: Vec::new(), silent: Vec::new() });
+        let _released = held.recv();
+    });
+    let (ended, alive) = io::pipe().unwrap();
+    assert!(!link.wait(Duration::from_millis(20), ended.as_fd()).unwrap(), "what came meanwhile is no end");
+    drop(alive);
+    assert!(link.wait(Duration::from_secs(600), ended.as_fd()).unwrap());
+    drop(release);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_goodbye_is_heard_while_nothing_is_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let closing = ToClient::Closing { reason: "asked to".into() };
+    let (mut link, server) = link_to(&directory, move |mut stream| say(&mut stream, &closing));
+    let (ended, _alive) = io::pipe().unwrap();
+    let error = link.wait(Duration::from_secs(600), ended.as_fd()).unwrap_err();
+    assert_eq!(error.to_string(), "the controller closed the connection: asked to");
+    server.join().unwrap();
+}
+
+#[test]
+fn a_goodbye_that_came_before_the_question_is_heard() {
+    let directory = tempfile::tempdir().unwrap();
+    let closing = ToClient::Closing { reason: "asked to".into() };
+    let (mut link, server) = link_to(&directory, move |mut stream| say(&mut stream, &closing));
+    server.join().unwrap();
+    assert_eq!(link.status().unwrap_err().to_string(), "the controller closed the connection: asked to");
+}
+
+#[test]
+fn waiting_works_over_tls_too() {
+    let identity = identity();
+    let (address, server) = serve_tls(&identity);
+    let mut link = Link::open(&connection(identity.pem, vec![address], "/none".into())).unwrap();
+    let (ended, alive) = io::pipe().unwrap();
+    assert!(!link.wait(Duration::from_millis(20), ended.as_fd()).unwrap());
+    assert_eq!(link.status().unwrap(), example_status(1));
+    drop(alive);
+    assert!(link.wait(Duration::from_secs(600), ended.as_fd()).unwrap());
+    drop(link);
+    assert_eq!(server.join().unwrap().last(), Some(&FromClient::Goodbye));
 }

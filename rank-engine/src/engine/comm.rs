@@ -55,8 +55,8 @@ pub(super) struct Comm {
     someone_has_died: bool,
     /// How often rank 0 is to hear something, if it is on another host.
     beat: Option<Duration>,
-    /// When it was told something last.
-    said: Instant,
+    /// When it was told that this engine is there.
+    beaten: Option<Instant>,
 }
 
 /// How a turn went.
@@ -89,7 +89,7 @@ impl Comm {
             seen: BTreeSet::new(),
             someone_has_died: false,
             beat,
-            said: Instant::now(),
+            beaten: None,
         })
     }
 
@@ -139,8 +139,10 @@ impl Comm {
             self.say(&ToController::Released { places: released }, vec![])?;
             return Ok(Turn::Busy);
         }
-        if self.announced && self.beat.is_some_and(|beat| self.said.elapsed() >= beat) {
-            self.say(&ToController::Beat, vec![])?;
+        let is_due = |beat| self.beaten.is_none_or(|last| last.elapsed() >= beat);
+        if self.announced && self.beat.is_some_and(is_due) {
+            self.beaten = Some(Instant::now());
+            self.say(&ToController::Beat { rss: pxcluster_controller::rss_of("self") }, vec![])?;
             return Ok(Turn::Busy);
         }
         if due.is_none()
@@ -165,7 +167,6 @@ impl Comm {
     }
 
     fn say(&mut self, header: &ToController, body: Vec<Bytes>) -> anyhow::Result<()> {
-        self.said = Instant::now();
         let place_of = |buffer: &Bytes| self.arena.as_ref().and_then(|arena| arena.place_of(buffer));
         Ok(send_places(&mut self.transport, Rank::CONTROLLER, header, body, &place_of)?)
     }

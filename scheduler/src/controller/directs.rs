@@ -27,6 +27,10 @@ impl Directs {
         self.by_key.is_empty()
     }
 
+    pub(super) fn len(&self) -> u64 {
+        self.by_key.len() as u64
+    }
+
     pub(super) fn of_client(&self, client: ClientId) -> impl Iterator<Item = RequestKey> + '_ {
         self.by_key.range(super::keys_of(client)).map(|(key, _)| *key)
     }

@@ -1,6 +1,6 @@
 //! The engines as the controller sees them: what each holds and owes, and which are idle.
 
-use super::EngineLoad;
+use super::{EngineLoad, Totals};
 use crate::ranges::TaskSet;
 use pxcluster_protocol::{EngineId, EngineSet, Epoch, RequestKey, TaskIndex};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,9 @@ pub(super) struct EngineState {
     /// Sum of the sizes of `held`.
     tasks: u64,
     completed: u64,
+    /// How many of `completed` were tasks.
+    finished: u64,
+    stolen: u64,
     /// How often it has been sent tasks.
     pub(super) delivered: u64,
     /// It will have nothing to do soon, as it says.
@@ -43,7 +46,8 @@ pub(super) struct EngineState {
 
 impl EngineState {
     pub(super) fn load(&self) -> EngineLoad {
-        EngineLoad { queue: self.directs.len() as u64, tasks: self.tasks, completed: self.completed }
+        let Self { tasks, completed, finished, stolen, .. } = *self;
+        EngineLoad { queue: self.directs.len() as u64, tasks, completed, finished, stolen }
     }
 
     /// Its place among the idle: who has done least comes first. `None` if it is busy.
@@ -63,6 +67,12 @@ impl EngineState {
     pub(super) fn is_thief(&self) -> bool {
         let is_free = self.receiving.is_none() && self.giving == 0 && !self.is_alone && self.directs.is_empty();
         is_free && (self.tasks == 0 || self.asked)
+    }
+}
+
+impl Totals {
+    fn with(self, state: &EngineState) -> Self {
+        Self { finished: self.finished + state.finished, stolen: self.stolen + state.stolen }
     }
 }
 
@@ -91,6 +101,8 @@ pub(super) struct Engines {
     thieves: BTreeSet<(u64, EngineId)>,
     /// Engines that have become a thief or a victim, and have not been looked at since.
     fresh: Vec<EngineId>,
+    /// What those have done that are not alive any more.
+    past: Totals,
 }
 
 /// Thieves or targets that are looked at to find one that is both.
@@ -122,7 +134,12 @@ impl Engines {
     pub(super) fn lose(&mut self, engine: EngineId) -> Option<EngineState> {
         let state = self.alive.remove(&engine)?;
         self.leave(engine, state.places());
+        self.past = self.past.with(&state);
         Some(state)
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        self.alive.values().fold(self.past, Totals::with)
     }
 
     fn enter(&mut self, engine: EngineId, places: Places) {
@@ -184,6 +201,12 @@ impl Engines {
         });
     }
 
+    /// Adds tasks of another engine to the holdings of a living one.
+    pub(super) fn hold_stolen(&mut self, engine: EngineId, key: RequestKey, range: Range<TaskIndex>) {
+        self.change(engine, |state| state.stolen += range.len() as u64);
+        self.hold(engine, key, range);
+    }
+
     /// Takes tasks out of an engine's holdings; returns the positions in `tasks` of those that were in them.
     pub(super) fn release(&mut self, engine: EngineId, key: RequestKey, tasks: &[TaskIndex]) -> Vec<usize> {
         let release = |state: &mut EngineState| {
@@ -196,6 +219,7 @@ impl Engines {
             }
             state.tasks -= positions.len() as u64;
             state.completed += positions.len() as u64;
+            state.finished += positions.len() as u64;
             state.is_alone &= state.tasks > 0;
             Some(positions)
         };

@@ -276,4 +276,17 @@ pub struct EngineLoad {
     pub tasks: u64,
     /// Requests and tasks that it has finished.
     pub completed: u64,
+    /// Tasks that it has finished.
+    pub finished: u64,
+    /// Tasks that it has taken from other engines.
+    pub stolen: u64,
+}
+
+/// What all engines have done, those that have died included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Tasks that they have finished.
+    pub finished: u64,
+    /// Tasks that they have taken from one another.
+    pub stolen: u64,
 }

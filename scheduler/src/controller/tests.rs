@@ -85,7 +85,8 @@ fn a_map_ends_when_every_result_has_come() {
     let actions = cluster.finish(1, 1, &[1], &[]);
     assert_eq!(actions[0], deliver_all(1));
     assert_eq!(grants(&actions), [(1, 2..3)]);
-    assert_eq!(cluster.0.load(EngineId(1)), EngineLoad { queue: 0, tasks: 1, completed: 1 });
+    let load = EngineLoad { tasks: 1, completed: 1, finished: 1, ..EngineLoad::default() };
+    assert_eq!(cluster.0.load(EngineId(1)), load);
     assert_eq!(cluster.finish(1, 0, &[0], &[]), [deliver_all(1)]);
     assert_eq!(cluster.finish(1, 1, &[2], &[]), [deliver_all(1), done(1, &[0, 1])]);
     let forget = Action::Forget { key: key(1), engine: EngineId(1) };
@@ -231,6 +232,25 @@ fn an_idle_engine_is_given_what_another_one_has_not_started() {
     assert_eq!(cluster.finish(2, 1, &[2], &[])[0], deliver_all(2));
     assert_eq!(cluster.tell(gave(one(2..3))), []);
     assert_eq!(cluster.finish(2, 0, &[1], &[])[1], done(2, &[0, 1]));
+    let thief = EngineLoad { completed: 2, finished: 1, stolen: 1, ..EngineLoad::default() };
+    assert_eq!(cluster.0.load(EngineId(1)), thief, "a direct request, and the task that it took");
+}
+
+#[test]
+fn what_the_dead_have_done_counts() {
+    let mut cluster = Checked::with_engines(2);
+    cluster.direct(1, &[0, 1]);
+    assert_eq!(cluster.0.directs(), 1);
+    cluster.answer(1, 0);
+    cluster.answer(1, 1);
+    cluster.map(2, 3, None, 0);
+    cluster.finish(2, 0, &[0], &[]);
+    assert_eq!(cluster.0.totals(), Totals { finished: 1, stolen: 0 });
+    cluster.lose(0, Suspect::Nobody);
+    assert_eq!(cluster.0.totals(), Totals { finished: 1, stolen: 0 });
+    cluster.finish(2, 1, &[1], &[]);
+    cluster.finish(2, 1, &[2], &[]);
+    assert_eq!((cluster.0.totals(), cluster.0.directs()), (Totals { finished: 3, stolen: 0 }, 0));
 }
 
 #[test]

@@ -125,7 +125,7 @@ impl Controller {
             out.push(Action::AbortOn { key, engines: std::iter::once(thief).collect() });
         }
         for range in moved {
-            self.engines.hold(thief, key, range);
+            self.engines.hold_stolen(thief, key, range);
         }
         self.grant(victim, out);
     }
