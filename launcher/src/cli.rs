@@ -32,6 +32,8 @@ pub enum Command {
     Submit(SubmitFlags),
     /// Show the engines of a running cluster and what they have to do
     Status(StatusFlags),
+    /// Watch the engines of a running cluster: busy, tasks a second, memory, deaths
+    Top(TopFlags),
     /// Show all clusters of this user, those that left their files included
     List(ListFlags),
     /// Print what mpirun and the ranks of a cluster have printed
@@ -162,6 +164,22 @@ pub struct StatusFlags {
     pub json: bool,
 }
 
+/// Flags of `pxcluster top`.
+#[derive(Debug, Args)]
+#[command(after_help = "Keys: q, Esc or Ctrl-C leaves; arrows, PgUp, PgDn, Home and End move; Left, Right or Enter \
+    folds a host; h shows hosts or engines.")]
+pub struct TopFlags {
+    /// Name of the cluster
+    #[arg(long, value_name = "ID", env = "PXCLUSTER_CLUSTER_ID", default_value = "default", value_parser = parse_cluster_id)]
+    pub cluster_id: String,
+    /// Seconds between two answers of the controller
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_interval)]
+    pub interval: Duration,
+    /// Print one table, of two answers, as where standard output is no terminal
+    #[arg(long)]
+    pub once: bool,
+}
+
 /// Flags of `pxcluster list`.
 #[derive(Debug, Args)]
 pub struct ListFlags {
@@ -276,6 +294,13 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a number of seconds such as 30 or 0.5".to_owned())
 }
 
+/// Often enough for anybody, and not so often that the controller would notice.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_seconds(text)?;
+    let is_sane = (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval);
+    is_sane.then_some(interval).ok_or_else(|| "expected 0.1 to 3600 seconds".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,7 +336,14 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused() {
-        for bad in ["start -n 0", "start --timeout -1", "status --cluster-id ../x", "start --port 70000", "stop 3"] {
+        for bad in [
+            "top --interval 0",
+            "start -n 0",
+            "start --timeout -1",
+            "status --cluster-id ../x",
+            "start --port 70000",
+            "stop 3",
+        ] {
             let args = ["pxcluster"].into_iter().chain(bad.split(' '));
             assert_eq!(Cli::try_parse_from(args).unwrap_err().exit_code(), 2, "{bad}");
         }

@@ -17,7 +17,7 @@
 //!
 //! In each of them gathering is apart from judging: a judgement takes facts and gives back a [`Finding`].
 
-mod ask;
+pub(crate) mod ask;
 mod directory;
 mod finding;
 mod job;

@@ -13,7 +13,7 @@
 //! | [`rank_program`] | the program `pxcluster-rank`: where it is, what it says of itself |
 //! | [`mpirun`] | which mpirun, and whose it is |
 //! | [`link`] | the only door to a running controller |
-//! | [`start`], [`run`], [`status`], [`list`], [`logs`], [`submit`], [`proxy`], [`stop`] | the commands |
+//! | [`start`], [`run`], [`status`], [`list`], [`top`], [`logs`], [`submit`], [`proxy`], [`stop`] | the commands |
 //! | [`doctor`] | the command that says what would keep a cluster from starting here |
 
 pub mod cli;
@@ -33,3 +33,4 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod submit;
+pub mod top;

@@ -3,10 +3,13 @@
 //! On the controller's own host the link is its Unix socket, elsewhere TLS 1.3 to one of its addresses.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pxcluster_dial::{ANSWER_TIMEOUT, DialError, Stream};
 use pxcluster_protocol::connection::ConnectionFile;
 use pxcluster_protocol::frame::{Frame, FrameError, Limits, decode};
@@ -18,6 +21,9 @@ use crate::machine::host_name;
 
 #[cfg(test)]
 mod tests;
+
+/// How long the rest of what has begun to come may take when nothing is waited for.
+const BRIEFLY: Duration = Duration::from_millis(100);
 
 /// A session with a controller. Dropping it ends the session.
 pub struct Link {
@@ -79,7 +85,9 @@ impl Link {
     /// Asks for the state of the cluster.
     pub fn status(&mut self) -> Result<ClusterStatus, LinkError> {
         let id = self.next_id();
-        self.send(&FromClient::Status { id })?;
+        if let Err(error) = self.send(&FromClient::Status { id }) {
+            return Err(self.last_words().unwrap_or(error));
+        }
         loop {
             match self.receive()? {
                 ToClient::Status(status) if status.id == id => return Ok(status),
@@ -99,6 +107,50 @@ impl Link {
                 ToClient::Done { id: done } if done == id => return Ok(()),
                 ToClient::Failed { id: failed, message, .. } if failed == id => return Err(LinkError::Failed(message)),
                 _ => {}
+            }
+        }
+    }
+
+    /// Waits for `timeout`, or until `wake` can be read or is closed; whether that is so. Hears meanwhile what the
+    /// controller says, which is an error if it says goodbye.
+    pub fn wait(&mut self, timeout: Duration, wake: BorrowedFd<'_>) -> Result<bool, LinkError> {
+        let until = Instant::now() + timeout;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut both = [self.stream.as_fd(), wake].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut both, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+                Err(error) if error != Errno::EINTR => return Err(io::Error::from(error).into()),
+                _ => {}
+            }
+            let [said, woken] = both.map(|fd| fd.any().unwrap_or(true));
+            if woken {
+                return Ok(true);
+            }
+            if said {
+                self.overhear()?;
+            } else if left.is_zero() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Receives a message that nobody waits for, if it is whole; TLS has messages of its own, too.
+    fn overhear(&mut self) -> Result<(), LinkError> {
+        self.stream.set_read_timeout(BRIEFLY)?;
+        let heard = self.receive();
+        self.stream.set_read_timeout(ANSWER_TIMEOUT)?;
+        match heard {
+            Ok(_) | Err(LinkError::Silent) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How the controller took its leave, if it did before the connection ended.
+    fn last_words(&mut self) -> Option<LinkError> {
+        loop {
+            match self.receive() {
+                Ok(_) => {}
+                Err(error) => return matches!(&error, LinkError::Closed(why) if !why.is_empty()).then_some(error),
             }
         }
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use pxcluster_launcher::cli::{Cli, Command, is_command};
 use pxcluster_launcher::{
-    doctor, env, list, logs, machine, proxy, rank_program, run as run_script, start, status, stop, submit,
+    doctor, env, list, logs, machine, proxy, rank_program, run as run_script, start, status, stop, submit, top,
 };
 
 /// Exit code for a command line that makes no sense, as clap's.
@@ -35,6 +35,7 @@ fn run() -> Result<ExitCode> {
         Some(Command::Start(flags)) => start::run(&flags)?,
         Some(Command::Run(flags)) => return Ok(run_script::run(&flags)?),
         Some(Command::Status(flags)) => status::run(&flags)?,
+        Some(Command::Top(flags)) => return Ok(top::run(&flags)?),
         Some(Command::Submit(flags)) => submit::run(&flags)?,
         Some(Command::List(flags)) => list::run(&flags)?,
         Some(Command::Logs(flags)) => {

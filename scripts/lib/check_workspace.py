@@ -48,6 +48,7 @@ FOREIGN: dict[str, set[str]] = {
     "tokio-rustls": {"pxcluster-controller"},
     "rcgen": {"pxcluster-controller"},
     "clap": {"pxcluster-launcher", "pxcluster-rank-engine"},
+    "ratatui": {"pxcluster-launcher"},
 }
 
 # Each word that may stand in some files alone.
@@ -56,6 +57,7 @@ DOORS: list[tuple[str, list[str]]] = [
     (r"\bmpi::(ffi|traits|topology|environment|request|raw|datatype|Threading)\b", ["transport/src/mpi*"]),
     (r"\bpyo3::", ["rank-engine/extension/src/*", "rank-engine/src/engine/interpreter.rs"]),
     (r"\b(rustls|tokio_rustls|tokio::net)::", ["controller/*", "launcher/dial/*"]),
+    (r"\bratatui::", ["launcher/src/top*"]),
     (r"\b(Tcp|Unix)(Stream|Listener)\b", ["controller/*", "launcher/dial/*", "transport/src/loopback.rs"]),
 ]
 

@@ -21,9 +21,11 @@ mod allocation;
 mod counts;
 mod gpus;
 mod hostlist;
+mod time_left;
 mod vars;
 
 pub use allocation::{Allocation, AllocationError, Node, Task};
 pub use counts::{CountsError, parse_counts};
 pub use gpus::{Gpus, parse_gpu_count};
 pub use hostlist::{HostlistError, MAX_HOSTS, parse_hostlist};
+pub use time_left::{TimeLeft, parse_time_left};

@@ -1,9 +1,11 @@
-//! The two grammars, against what `scontrol show hostnames` printed and against a model.
+//! The grammars, against what `scontrol show hostnames` printed and against a model.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 use proptest::prelude::*;
-use slurm_env::{CountsError, HostlistError, MAX_HOSTS, parse_counts, parse_gpu_count, parse_hostlist};
+use slurm_env::{CountsError, HostlistError, MAX_HOSTS, TimeLeft};
+use slurm_env::{parse_counts, parse_gpu_count, parse_hostlist, parse_time_left};
+use std::time::Duration;
 
 /// What Slurm refuses (22.05) and this crate takes: text after a bracket.
 const SUFFIXED: [(&str, &str); 3] = [
@@ -160,5 +162,47 @@ proptest! {
                 (matches!(list, Err(HostlistError::TooMany { .. })), matches!(counts, Err(CountsError::TooMany { .. })));
             prop_assert!(list_is_too_long && counts_are_too_many);
         }
+    }
+}
+
+#[test]
+fn times_left_are_read_as_squeue_prints_them() {
+    let limited = |seconds| Some(TimeLeft::Limited(Duration::from_secs(seconds)));
+    for (text, left) in [
+        ("0:00", limited(0)),
+        ("59:30", limited(3_570)),
+        ("3:04:05", limited(11_045)),
+        ("1-02:03:04", limited(93_784)),
+        ("UNLIMITED", Some(TimeLeft::Unlimited)),
+        ("NOT_SET", None),
+        ("INVALID", None),
+        ("", None),
+        ("30", None),
+        ("1-02:03", None),
+        ("1:2:3:4", None),
+        ("0:60", None),
+        ("+1:00", None),
+        ("1::00", None),
+        ("-1:00", None),
+    ] {
+        assert_eq!(parse_time_left(text), left, "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_time_left_is_read_back(seconds in 0..400_000_000_u64) {
+        let (days, hours, minutes, rest) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+        let text = match (days, hours) {
+            (0, 0) => format!("{minutes}:{rest:02}"),
+            (0, _) => format!("{hours}:{minutes:02}:{rest:02}"),
+            _ => format!("{days}-{hours:02}:{minutes:02}:{rest:02}"),
+        };
+        prop_assert_eq!(parse_time_left(&text), Some(TimeLeft::Limited(Duration::from_secs(seconds))));
+    }
+
+    #[test]
+    fn no_text_is_a_time_left_by_panic(text in "[-0-9:A-Z]{0,12}") {
+        let _read = parse_time_left(&text);
     }
 }
