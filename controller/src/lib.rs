@@ -34,6 +34,7 @@ mod store;
 mod timeouts;
 mod writing;
 
+use pxcluster_protocol::PortRange;
 use pxcluster_transport::arena::{Arena, Node};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,8 +54,8 @@ pub use silence::beat;
 pub struct Settings {
     /// Name of the cluster.
     pub cluster_id: String,
-    /// TCP port for clients; 0 takes a free one.
-    pub port: u16,
+    /// TCP port for clients: the first of these that is free.
+    pub port: PortRange,
     /// Which addresses clients are told.
     pub advertise: Advertise,
     /// Full version of the engines' Python, such as `3.11.7`.

@@ -3,6 +3,7 @@
 use crate::certificate::Identity;
 use crate::inbox::{Inbox, Notice, Terminate};
 use crate::session::{self, HANDSHAKE_TIME};
+use pxcluster_protocol::PortRange;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -22,21 +23,21 @@ const STRANGERS: usize = 64;
 /// Sockets that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The TCP port.
-    #[error("cannot listen on TCP port {port}: {source}; choose another with --port, or 0 for a free one")]
+    /// The TCP port, or every one of several.
+    #[error("cannot listen on TCP port {ports}: {cause}; choose another with --port, a range, or 0 for any free one")]
     Port {
-        /// The port asked for.
-        port: u16,
-        /// What the system says.
-        source: io::Error,
+        /// What was asked for.
+        ports: PortRange,
+        /// What the system says of the last one.
+        cause: io::Error,
     },
     /// The Unix socket.
-    #[error("cannot make the socket {path}: {source}")]
+    #[error("cannot make the socket {path}: {cause}")]
     Socket {
         /// The socket.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The socket thread.
     #[error("cannot start the socket thread: {0}")]
@@ -46,7 +47,7 @@ pub enum ListenError {
 /// Serves the Unix socket and the process's signals on the event loop's own runtime: a local client's request then costs
 /// no change of thread. To be called inside that runtime.
 pub(crate) fn serve_local(socket: &Path, identity: &Identity, inbox: &Inbox) -> Result<(), ListenError> {
-    let failed = |source| ListenError::Socket { path: socket.to_owned(), source };
+    let failed = |cause| ListenError::Socket { path: socket.to_owned(), cause };
     let unix = UnixListener::bind(socket).map_err(failed)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     tokio::spawn(accept_unix(unix, identity.key.as_str().into(), inbox.clone()));
@@ -70,13 +71,9 @@ pub(crate) struct RemoteListener {
 }
 
 impl RemoteListener {
-    /// Opens the TCP port and serves it.
-    pub(crate) fn open(port: u16, identity: &Identity, inbox: Inbox) -> Result<Self, ListenError> {
-        let bound = std::net::TcpListener::bind(("0.0.0.0", port)).and_then(|tcp| {
-            tcp.set_nonblocking(true)?;
-            Ok((tcp.local_addr()?.port(), tcp))
-        });
-        let (port, tcp) = bound.map_err(|source| ListenError::Port { port, source })?;
+    /// Opens the first of these TCP ports that is free, and serves it.
+    pub(crate) fn open(ports: PortRange, identity: &Identity, inbox: Inbox) -> Result<Self, ListenError> {
+        let (port, tcp) = bind_first(ports).map_err(|cause| ListenError::Port { ports, cause })?;
         let acceptor = TlsAcceptor::from(Arc::clone(&identity.tls));
         let key: Arc<str> = identity.key.as_str().into();
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -98,6 +95,21 @@ impl RemoteListener {
         let thread = std::thread::Builder::new().name("px-tls".into()).spawn(run).map_err(ListenError::Thread)?;
         Ok(Self { port, stop: Some(stop), thread: Some(thread) })
     }
+}
+
+/// A listener on the first port that the system gives.
+fn bind_first(ports: PortRange) -> io::Result<(u16, std::net::TcpListener)> {
+    let mut refused = io::Error::from(io::ErrorKind::AddrInUse);
+    for port in ports.ports() {
+        match std::net::TcpListener::bind(("0.0.0.0", port)) {
+            Ok(tcp) => {
+                tcp.set_nonblocking(true)?;
+                return Ok((tcp.local_addr()?.port(), tcp));
+            }
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 impl Drop for RemoteListener {
@@ -164,5 +176,26 @@ async fn watch_signal(kind: SignalKind, what: Terminate, inbox: Inbox) {
             }
         }
         Err(error) => tracing::warn!("cannot watch for {what:?}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_free_port_of_a_range_is_taken() {
+        // Ports that the system has just given, and whose neighbour it would give, too.
+        let (taken, next) = std::iter::repeat_with(|| bind_first(0.into()).expect("a port"))
+            .take(100)
+            .find_map(|(port, held)| Some((held, bind_first(port.checked_add(1)?.into()).ok()?.0)))
+            .expect("two ports in a row");
+        let first = next - 1;
+        let range = |first: u16, last: u16| format!("{first}-{last}").parse::<PortRange>().expect("a range");
+        assert_eq!(bind_first(range(first, next)).expect("the second").0, next);
+        let refused = bind_first(range(first, first)).expect_err("it is taken");
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        drop(taken);
+        assert_eq!(bind_first(range(first, next)).expect("the first").0, first);
     }
 }

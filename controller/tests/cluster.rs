@@ -39,7 +39,7 @@ impl Cluster {
         let lock = files.claim().expect("free");
         let settings = Settings {
             cluster_id: "test".into(),
-            port: 0,
+            port: 0.into(),
             advertise: Advertise::default(),
             python: "3.11.7".into(),
             slurm_job_id: None,

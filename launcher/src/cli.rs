@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use pxcluster_protocol::PortRange;
 use pxcluster_protocol::connection::parse_cluster_id;
+
+use crate::words::Words;
 
 /// Run cells of a notebook on many processes: `mpirun -n 5 pxcluster` makes a controller and four engines.
 #[derive(Debug, Parser)]
@@ -55,9 +58,9 @@ pub struct RankFlags {
     /// Python of the engines [default: the active environment's]
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
-    /// TCP port for clients on other hosts [default: any free one]
-    #[arg(long, value_name = "N")]
-    pub port: Option<u16>,
+    /// TCP port for clients on other hosts, or a range whose first free one is taken [default: any free one]
+    #[arg(long, value_name = "N[-M]")]
+    pub port: Option<PortRange>,
     /// Interface whose addresses they are told, such as ib0 [default: all]
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
@@ -70,6 +73,9 @@ pub struct RankFlags {
     /// Let an engine's death end the whole cluster
     #[arg(long)]
     pub no_nanny: bool,
+    /// Give the engines no cores, threads and GPUs of their own
+    #[arg(long)]
+    pub no_bind: bool,
     /// Report an engine as hung when it says nothing for so long; 0: never [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub hung_after: Option<Duration>,
@@ -118,6 +124,12 @@ pub struct StartFlags {
     /// Hosts to start on, one a line, in mpirun's own form
     #[arg(long, value_name = "FILE")]
     pub hostfile: Option<PathBuf>,
+    /// At most so many engines on each host; without -n so many on every host of the hostfile or the batch job
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub engines_per_node: Option<u32>,
+    /// More flags for mpirun or srun, in quotes as for a shell
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true, default_value = "")]
+    pub launcher_args: Words,
     /// Seconds to wait until every engine is ready
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
     pub timeout: Duration,
@@ -143,8 +155,9 @@ pub struct RunFlags {
 /// Flags of `pxcluster submit`.
 #[derive(Debug, Args)]
 #[command(after_help = "-n, --engines N: one task more is asked for, for the controller. --cluster-id ID [default: \
-    job-<id of the job>]. --python PATH, --port, --interface, --advertise, --log, --no-nanny, --hung-after, \
-    --grace, --lost-after: as of start. --print: show the batch script, submit nothing. --wait: return when the cluster is \
+    job-<id of the job>]. --python PATH, --port, --interface, --advertise, --log, --no-nanny, --no-bind, \
+    --hung-after, --grace, --lost-after, --engines-per-node, --launcher-args: as of start. --print: show the batch \
+    script, submit nothing. --wait: return when the cluster is \
     ready, at most --timeout SECONDS after the job has begun to run [300]. All other flags are sbatch's. Without a \
     script the cluster waits for clients until `pxcluster stop`, `scancel` or the time limit.")]
 pub struct SubmitFlags {
@@ -274,6 +287,9 @@ impl RankFlags {
         if self.no_nanny {
             args.push("--no-nanny".into());
         }
+        if self.no_bind {
+            args.push("--no-bind".into());
+        }
         if let Some(time) = self.hung_after {
             args.extend(["--hung-after".into(), time.as_secs_f64().to_string().into()]);
         }
@@ -312,8 +328,8 @@ mod tests {
 
     #[test]
     fn rank_flags_survive_the_way_through_mpirun() {
-        let given = "pxcluster --cluster-id a.b --python /p --port 80 --interface ib0 --advertise a,b:1 --log debug \
-            --no-nanny --hung-after 2.5 --grace 7 --lost-after 9";
+        let given = "pxcluster --cluster-id a.b --python /p --port 80-90 --interface ib0 --advertise a,b:1 --log debug \
+            --no-nanny --no-bind --hung-after 2.5 --grace 7 --lost-after 9";
         let given: Vec<&str> = given.split(' ').collect();
         let flags = Cli::try_parse_from(&given).unwrap().rank;
         assert_eq!(flags.to_args(), given[1..].iter().map(OsString::from).collect::<Vec<_>>());
@@ -342,6 +358,9 @@ mod tests {
             "start --timeout -1",
             "status --cluster-id ../x",
             "start --port 70000",
+            "start --port 9-7",
+            "start --engines-per-node 0",
+            "start --launcher-args 'open",
             "stop 3",
         ] {
             let args = ["pxcluster"].into_iter().chain(bad.split(' '));

@@ -8,6 +8,8 @@
 //! | [`cli`] | the flags |
 //! | [`env`] | whether this process is an MPI rank; pure |
 //! | [`plan`] | engines and machine in, mpirun's command line out; pure |
+//! | [`words`] | words in one text, as a shell tells them apart; pure |
+//! | [`failure`] | the reason of a failure, out of what a start has printed; pure |
 //! | [`machine`] | what this machine is: name, cores, processes |
 //! | [`directory`] | a cluster's directory and connection file |
 //! | [`rank_program`] | the program `pxcluster-rank`: where it is, what it says of itself |
@@ -20,6 +22,7 @@ pub mod cli;
 pub mod directory;
 pub mod doctor;
 pub mod env;
+pub mod failure;
 pub mod link;
 pub mod list;
 pub mod logs;
@@ -34,3 +37,4 @@ pub mod status;
 pub mod stop;
 pub mod submit;
 pub mod top;
+pub mod words;

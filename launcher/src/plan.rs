@@ -1,4 +1,13 @@
-//! From engines, machine and MPI to the command line of mpirun. Pure.
+//! From engines, machine and MPI to the command line of mpirun or srun. Pure.
+//!
+//! mpirun is told to bind nothing: each engine takes its share of the cores that it finds itself on, whoever has
+//! started it (`placement.rs` of the rank program).
+
+mod binding;
+mod spread;
+
+pub use binding::is_chosen as binding_is_chosen;
+pub use spread::{Node, Spread};
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -85,6 +94,12 @@ pub struct Launch {
     pub as_root: bool,
     /// Hosts to start on.
     pub hostfile: Option<PathBuf>,
+    /// How many processes each node gets, if that is not left to mpirun.
+    pub spread: Option<Spread>,
+    /// Flags for mpirun or srun that the user adds; they come last, and most of them then win.
+    pub more: Vec<String>,
+    /// Whether these, or variables, choose how ranks are bound.
+    pub binding_is_chosen: bool,
     /// Names of variables that ranks on other hosts need.
     pub forward: Vec<String>,
 }
@@ -102,6 +117,21 @@ pub enum PlanError {
         engines: u32,
         /// The bound.
         max_slots: usize,
+    },
+    /// Each host is to have a few engines only.
+    #[error(
+        "{engines} engines, at most {per_node} on each host, need {needed} hosts, and there is room on {there}: ask for \
+         fewer engines, for more hosts, or for more engines on each with --engines-per-node"
+    )]
+    TooFewNodes {
+        /// Engines asked for.
+        engines: u64,
+        /// The bound.
+        per_node: u32,
+        /// Hosts that they need.
+        needed: u64,
+        /// Hosts that are there.
+        there: usize,
     },
     /// srun has the hosts of the allocation.
     #[error("srun starts on the hosts of the allocation and reads no hostfile; leave out --hostfile, or srun")]
@@ -121,10 +151,14 @@ impl Launch {
         };
         match (&self.starter, self.flavour) {
             (Starter::Srun { .. }, _) if self.hostfile.is_some() => return Err(PlanError::HostfileForSrun),
-            (Starter::Srun { cpus_per_task }, flavour) => line.extend(srun_flags(flavour, *cpus_per_task)),
+            (Starter::Srun { cpus_per_task }, flavour) => {
+                line.extend(srun_flags(flavour, *cpus_per_task));
+                line.extend(self.spread.iter().flat_map(Spread::srun_flags).map(OsString::from));
+            }
             (Starter::Mpirun(_), Flavour::OpenMpi) => line.extend(self.open_mpi_flags(processes)),
             (Starter::Mpirun(_), Flavour::Mpich) => line.extend(self.mpich_flags()),
         }
+        line.extend(self.more.iter().map(OsString::from));
         line.extend(["-n".into(), processes.to_string().into(), self.rank_program.clone().into()]);
         line.extend(self.rank_args.iter().cloned());
         Ok(line)
@@ -135,22 +169,35 @@ impl Launch {
         if self.as_root {
             flags.push("--allow-run-as-root".into());
         }
-        if processes > self.room.slots {
-            // Without the second flag two ranks may be bound to one core while another is idle.
-            flags.extend(["--oversubscribe".into(), "--bind-to".into(), "none".into()]);
+        let hosts = self.spread.as_ref().and_then(Spread::hosts);
+        let fits = match &self.spread {
+            Some(spread) => spread.fits || self.hostfile.is_some(), // the slots are then those of --host
+            None => processes <= self.room.slots,
+        };
+        if !fits {
+            flags.push("--oversubscribe".into());
         }
-        if let Some(hostfile) = &self.hostfile {
-            flags.extend(["--hostfile".into(), hostfile.into()]);
-            for name in &self.forward {
-                flags.extend(["-x".into(), name.into()]);
-            }
+        if !self.binding_is_chosen {
+            flags.extend(["--bind-to".into(), "none".into()]);
+        }
+        match (hosts, &self.hostfile) {
+            (Some(hosts), _) => flags.extend(["--host".into(), hosts.into()]),
+            (None, Some(hostfile)) => flags.extend(["--hostfile".into(), hostfile.into()]),
+            (None, None) => {}
+        }
+        for name in self.forward.iter().filter(|_| self.hostfile.is_some()) {
+            flags.extend(["-x".into(), name.into()]);
         }
         flags
     }
 
     /// Hydra binds nothing, refuses nobody, and forwards the whole environment by itself.
     fn mpich_flags(&self) -> Vec<OsString> {
-        self.hostfile.as_ref().map_or_else(Vec::new, |hostfile| vec!["-f".into(), hostfile.into()])
+        match (self.spread.as_ref().and_then(Spread::hosts), &self.hostfile) {
+            (Some(hosts), _) => vec!["-hosts".into(), hosts.into()],
+            (None, Some(hostfile)) => vec!["-f".into(), hostfile.into()],
+            (None, None) => Vec::new(),
+        }
     }
 }
 
@@ -183,99 +230,4 @@ pub fn quoted(word: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn launch(flavour: Flavour, engines: u32) -> Launch {
-        Launch {
-            flavour,
-            starter: Starter::Mpirun("/usr/bin/mpirun".into()),
-            rank_program: "/v/bin/pxcluster-rank".into(),
-            rank_args: vec!["--cluster-id".into(), "default".into()],
-            engines,
-            room: Room { slots: 4, max_slots: None },
-            as_root: false,
-            hostfile: None,
-            forward: vec!["PXCLUSTER_DIR".into()],
-        }
-    }
-
-    fn line(launch: &Launch) -> String {
-        to_shell(&launch.command_line().unwrap())
-    }
-
-    #[test]
-    fn a_machine_with_room_needs_no_flags() {
-        let expected = "/usr/bin/mpirun -n 4 /v/bin/pxcluster-rank --cluster-id default";
-        assert_eq!(line(&launch(Flavour::OpenMpi, 3)), expected);
-        assert_eq!(line(&launch(Flavour::Mpich, 3)), expected);
-    }
-
-    #[test]
-    fn open_mpi_is_told_of_root_and_of_too_few_cores() {
-        let launch = Launch { as_root: true, ..launch(Flavour::OpenMpi, 4) };
-        assert_eq!(
-            line(&launch),
-            "/usr/bin/mpirun --allow-run-as-root --oversubscribe --bind-to none -n 5 /v/bin/pxcluster-rank \
-             --cluster-id default"
-        );
-    }
-
-    #[test]
-    fn mpich_needs_to_be_told_nothing() {
-        let launch = Launch { as_root: true, ..launch(Flavour::Mpich, 8) };
-        assert_eq!(line(&launch), "/usr/bin/mpirun -n 9 /v/bin/pxcluster-rank --cluster-id default");
-    }
-
-    #[test]
-    fn each_has_its_own_flag_for_hosts() {
-        let hosts = |flavour| line(&Launch { hostfile: Some("my hosts".into()), ..launch(flavour, 3) });
-        assert!(hosts(Flavour::OpenMpi).contains(" --hostfile 'my hosts' -x PXCLUSTER_DIR -n 4 "));
-        assert!(hosts(Flavour::Mpich).contains(" -f 'my hosts' -n 4 "));
-    }
-
-    #[test]
-    fn srun_is_told_the_plugin_and_the_cpus() {
-        let srun = |cpus_per_task| Starter::Srun { cpus_per_task };
-        let open_mpi = Launch { starter: srun(Some(2)), as_root: true, ..launch(Flavour::OpenMpi, 8) };
-        let expected =
-            "srun --mpi=pmix --kill-on-bad-exit=0 --cpus-per-task=2 -n 9 /v/bin/pxcluster-rank --cluster-id default";
-        assert_eq!(line(&open_mpi), expected);
-        let mpich = Launch { starter: srun(None), ..launch(Flavour::Mpich, 1) };
-        assert!(line(&mpich).starts_with("srun --mpi=pmi2 --kill-on-bad-exit=0 -n 2 "));
-        let hosts = Launch { hostfile: Some("hosts".into()), ..mpich };
-        assert_eq!(hosts.command_line(), Err(PlanError::HostfileForSrun));
-    }
-
-    #[test]
-    fn max_slots_are_respected() {
-        let full = Launch { room: Room { slots: 2, max_slots: Some(4) }, ..launch(Flavour::OpenMpi, 4) };
-        assert_eq!(
-            full.command_line().unwrap_err().to_string(),
-            "4 engines and the controller are 5 processes, more than the 4 that max_slots allows in the hostfile; \
-             ask for fewer engines or raise it"
-        );
-        assert!(Launch { engines: 3, ..full }.command_line().is_ok());
-    }
-
-    #[test]
-    fn a_jobs_slots_count_where_its_hosts_are_known() {
-        let room = |vars: &[(&str, &str)]| {
-            let read_file = |_: &std::path::Path| Ok("h1 2 q UNDEFINED\nh2 3 q UNDEFINED\n".to_owned());
-            let job = allocation::Allocation::find(vars.iter().copied(), read_file).unwrap();
-            Room::of_job(job.as_ref(), || 8)
-        };
-        let slots = |slots| Room { slots, max_slots: None };
-        assert_eq!(room(&[]), slots(8));
-        assert_eq!(room(&[("JOB_ID", "1"), ("PE_HOSTFILE", "/pe")]), slots(5));
-        assert_eq!(room(&[("LSB_JOBID", "1"), ("LSB_MCPU_HOSTS", "h1 16 h2 16")]), slots(32));
-        assert_eq!(room(&[("FLUX_JOB_ID", "f1"), ("FLUX_JOB_NNODES", "4"), ("FLUX_JOB_SIZE", "4")]), slots(8));
-    }
-
-    #[test]
-    fn one_process_of_the_room_is_the_controller() {
-        for (slots, engines) in [(0, 1), (1, 1), (2, 1), (64, 63)] {
-            assert_eq!(Room { slots, max_slots: None }.default_engines(), engines);
-        }
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! `pxcluster start`: runs mpirun in the background, and waits until the cluster is ready.
 
+mod watch;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,7 +25,7 @@ use crate::env::is_manager_variable;
 use crate::link::Link;
 use crate::machine::{Process, cores, variables, wait_until};
 use crate::mpirun::{self, MpirunError};
-use crate::plan::{Flavour, Launch, PlanError, Room, Starter, to_shell};
+use crate::plan::{Flavour, Launch, Node, PlanError, Room, Spread, Starter, binding_is_chosen, to_shell};
 use crate::rank_program::{self, RankProgramError};
 
 /// How much of the log is shown when the start fails.
@@ -52,8 +54,10 @@ pub enum StartError {
     Hostfile(#[from] HostfileError),
     #[error(transparent)]
     Plan(#[from] PlanError),
-    #[error("cannot {what} {path}: {source}")]
-    Io { what: &'static str, path: String, source: io::Error },
+    #[error("cannot read the hostfile {path}: {cause}; name a file with --hostfile that has a host on each line")]
+    NoHostfile { path: String, cause: io::Error },
+    #[error("cannot {what} {path}: {cause}")]
+    Io { what: &'static str, path: String, cause: io::Error },
     #[error(
         "cluster '{cluster_id}' is already running on host {host} (process {pid}): stop it with \
         `pxcluster stop`, or give this one another --cluster-id"
@@ -66,6 +70,8 @@ pub enum StartError {
     Unknown { cluster_id: String, host: String, path: String },
     #[error("cluster '{0}' is being started by somebody else right now; wait, or give this one another --cluster-id")]
     Starting(String),
+    #[error("the cluster did not start: {reason} (all that was printed is in {log})")]
+    Failed { reason: String, log: String },
     #[error("the cluster did not start, mpirun ended with {status}; {tail}")]
     Ended { status: ExitStatus, tail: String },
     #[error("the cluster was not ready after {seconds} seconds and is stopped (--timeout gives it longer); {tail}")]
@@ -180,35 +186,50 @@ fn plan(flags: &StartFlags) -> Result<Launch, StartError> {
             found => found?,
         },
     };
-    let room = room(flags.hostfile.as_deref(), flavour)?;
+    let (nodes, room) = nodes_and_room(flags.hostfile.as_deref(), flavour)?;
+    let spread = flags.engines_per_node.map(|most| Spread::new(flags.engines, most, &nodes, room.slots)).transpose()?;
+    let engines = spread.as_ref().map(Spread::engines).or(flags.engines);
+    let more = flags.launcher_args.0.clone();
     Ok(Launch {
         flavour,
         starter,
         rank_program,
         rank_args: flags.rank.to_args(),
-        engines: flags.engines.unwrap_or_else(|| room.default_engines()),
+        engines: engines.unwrap_or_else(|| room.default_engines()),
         room,
+        spread,
+        binding_is_chosen: binding_is_chosen(&more, variables()),
+        more,
         as_root: nix::unistd::geteuid().is_root(),
         hostfile: flags.hostfile.clone(),
         forward: forwarded(),
     })
 }
 
-/// How many processes fit: on the hosts of the hostfile, in the batch system's allocation, on this machine.
-fn room(hostfile: Option<&Path>, flavour: Flavour) -> Result<Room, StartError> {
+/// Which nodes there are, and how many processes fit: on the hosts of the hostfile, in the batch system's allocation,
+/// on this machine.
+fn nodes_and_room(hostfile: Option<&Path>, flavour: Flavour) -> Result<(Vec<Node>, Room), StartError> {
     if let Some(path) = hostfile {
-        let text = std::fs::read_to_string(path).map_err(|error| io_error("read", path, error))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|cause| StartError::NoHostfile { path: shown(path), cause })?;
         let hosts = parse_hostfile(flavour.into(), &path.display().to_string(), &text)?;
         let max_slots = hosts.iter().map(|host| host.max_slots.map(|max| max as usize)).sum();
-        return Ok(Room { slots: total_slots(&hosts), max_slots });
+        let room = Room { slots: total_slots(&hosts), max_slots };
+        return Ok((hosts.into_iter().map(|host| node(host.name, host.slots)).collect(), room));
     }
     let allocation = Allocation::find(variables(), |path| std::fs::read_to_string(path))?;
-    Ok(Room::of_job(allocation.as_ref(), cores))
+    let room = Room::of_job(allocation.as_ref(), cores);
+    let hosts = allocation.into_iter().flat_map(|job| job.hosts);
+    Ok((hosts.map(|host| node(host.name, host.slots)).collect(), room))
+}
+
+fn node(name: String, slots: u32) -> Node {
+    Node { name, slots: slots as usize }
 }
 
 /// The variables that Open MPI must be told to take to other hosts.
 fn forwarded() -> Vec<String> {
-    let environment = ["PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH"];
+    let environment = ["PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "OMP_NUM_THREADS"];
     let mut names: Vec<String> = variables()
         .map(|(name, _)| name)
         .filter(|name| name.starts_with("PXCLUSTER_") || environment.contains(&name.as_str()))
@@ -298,14 +319,15 @@ fn wait_ready(
     interrupted: &AtomicBool,
 ) -> Result<ConnectionFile, StartError> {
     let log = directory.log_file();
+    let mut watch = watch::Watch::new(&log, std::env::var("SLURM_JOB_ID").ok());
     let mut outcome = None;
     wait_until(timeout, || {
         outcome = match directory.read_connection() {
             Ok(connection) => Some(Ok(connection)),
             Err(DirectoryError::NoCluster { .. }) => match mpirun.try_wait() {
-                Ok(Some(status)) => Some(Err(StartError::Ended { status, tail: tail(&log) })),
+                Ok(Some(status)) => Some(Err(watch.ended(status))),
                 _ if interrupted.load(Ordering::Relaxed) => Some(Err(StartError::Interrupted)),
-                _ => None,
+                _ => watch.failure().map(Err),
             },
             Err(error) => Some(Err(error.into())),
         };
@@ -349,6 +371,6 @@ pub(crate) fn tail(log: &Path) -> String {
     format!("the end of its log {}:\n  {}", shown(log), last.join("\n  "))
 }
 
-fn io_error(what: &'static str, path: &Path, source: io::Error) -> StartError {
-    StartError::Io { what, path: shown(path), source }
+fn io_error(what: &'static str, path: &Path, cause: io::Error) -> StartError {
+    StartError::Io { what, path: shown(path), cause }
 }

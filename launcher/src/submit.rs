@@ -154,8 +154,9 @@ fn parse(words: &[String]) -> Result<Submission, SubmitError> {
         let wrong = |value: String, problem: String| SubmitError::Flag { flag: name.to_owned(), value, problem };
         match name {
             "--print" => found.print = true,
-            "--no-nanny" => found.rank_flags.push(word.clone()),
-            "--port" | "--interface" | "--advertise" | "--log" | "--hung-after" | "--lost-after" => {
+            "--no-nanny" | "--no-bind" => found.rank_flags.push(word.clone()),
+            "--port" | "--interface" | "--advertise" | "--log" | "--hung-after" | "--lost-after"
+            | "--engines-per-node" | "--launcher-args" => {
                 let text = value()?;
                 found.rank_flags.push(format!("{name}={}", quoted(&text)));
             }
@@ -222,6 +223,10 @@ fn script(submission: &Submission, environment: &Environment) -> String {
     let mut flags = format!("--cluster-id {cluster_id}{python}");
     for flag in &submission.rank_flags {
         let _ = write!(flags, " {flag}");
+        // Every host has room for so many: without a number there would be as many on each.
+        if let (true, Some(engines)) = (flag.starts_with("--engines-per-node="), submission.engines) {
+            let _ = write!(flags, " -n {engines}");
+        }
     }
     let program = shell_path(&environment.program);
     line(&if submission.script.is_empty() {

@@ -2,24 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+mod machine;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
-use tempfile::TempDir;
-
-/// A rank program that describes itself as Open MPI's and otherwise shows how it was called.
-const RANK: &str = r#"
-if [ "${1-}" = --describe ]; then
-    echo '{"mpi":"openmpi","library":"Open MPI v4.1.4","mpicc":null,"mpirun":null}'
-    exit
-fi
-echo "rank $$ of $PMI_RANK: $*"
-"#;
-
-/// The first half of every mpirun.
-const VERSION: &str = r#"[ "$1" = --version ] && echo "mpirun (Open MPI) 4.1.4" && exit"#;
+use machine::{Machine, message};
 
 /// An mpirun whose cluster is ready at once and stays.
 const READY: &str = r#"
@@ -34,61 +24,7 @@ mv "$PXCLUSTER_DIR/default/new" "$PXCLUSTER_DIR/default/connection.json"
 exec -a pxcluster-rank sleep 100
 "#;
 
-struct Machine {
-    directory: TempDir,
-}
-
 impl Machine {
-    /// A machine whose mpirun does this after its `--version`.
-    fn new(mpirun: &str) -> Self {
-        let machine = Self { directory: tempfile::tempdir().unwrap() };
-        fs::create_dir(machine.path("bin")).unwrap();
-        machine.program("bin/mpirun", &format!("{VERSION}\n{mpirun}"));
-        machine.program("bin/pxcluster-rank", RANK);
-        machine
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    fn program(&self, name: &str, text: &str) {
-        fs::write(self.path(name), format!("#!/bin/bash\n{text}")).unwrap();
-        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pxcluster"));
-        command
-            .args(arguments.split_whitespace())
-            .env_clear()
-            .env("PATH", format!("{}:/usr/bin:/bin", self.path("bin").display()))
-            .env("HOME", self.directory.path())
-            .env("PXCLUSTER_DIR", self.directory.path())
-            .env("PXCLUSTER_RANK_PROGRAM", self.path("bin/pxcluster-rank"));
-        command
-    }
-
-    fn run(&self, arguments: &str) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Standard output of a command that succeeds.
-    fn succeed(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// The message of a command that fails.
-    fn fail(&self, arguments: &str) -> String {
-        message(&self.run(arguments), 1)
-    }
-
     /// Writes a connection file of `default` that names this process.
     fn connect(&self, host: &str, pid: u32) {
         let text = format!(
@@ -114,12 +50,6 @@ impl Machine {
         fs::write(&path, text).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
-}
-
-fn message(output: &Output, code: i32) -> String {
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    String::from_utf8(output.stderr.clone()).unwrap().trim_end().to_owned()
 }
 
 fn host() -> String {

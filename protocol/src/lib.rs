@@ -16,12 +16,14 @@ pub mod engine_set;
 pub mod frame;
 pub mod from_client;
 pub mod ids;
+pub mod ports;
 pub mod to_client;
 pub mod to_controller;
 pub mod to_engine;
 
 pub use engine_set::EngineSet;
 pub use ids::{ClientId, EngineId, Epoch, Rank, RequestId, RequestKey, Status, TaskIndex};
+pub use ports::PortRange;
 
 /// Version of the client link. Peers of another version are refused at the handshake.
 pub const PROTOCOL_VERSION: u32 = 1;

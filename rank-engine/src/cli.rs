@@ -15,9 +15,9 @@ pub(crate) struct Flags {
     /// Python interpreter of the engines [default: the active environment's, else python3 on PATH]
     #[arg(long, env = "PXCLUSTER_PYTHON", value_name = "PATH")]
     pub(crate) python: Option<PathBuf>,
-    /// TCP port for clients on other hosts; 0 takes a free one
-    #[arg(long, env = "PXCLUSTER_PORT", default_value_t = 0)]
-    pub(crate) port: u16,
+    /// TCP port for clients on other hosts, or a range of which the first free one is taken; 0: any free one
+    #[arg(long, env = "PXCLUSTER_PORT", default_value = "0", value_name = "N[-M]")]
+    pub(crate) port: pxcluster_protocol::PortRange,
     /// Interface whose addresses clients on other hosts are told, such as ib0 [default: all]
     #[arg(long, env = "PXCLUSTER_INTERFACE", value_name = "NAME")]
     pub(crate) interface: Option<String>,
@@ -30,6 +30,9 @@ pub(crate) struct Flags {
     /// Let an engine's death end the whole cluster, and save its second process
     #[arg(long)]
     pub(crate) no_nanny: bool,
+    /// Leave cores, threads and GPUs of the engines as the launcher has set them
+    #[arg(long)]
+    pub(crate) no_bind: bool,
     /// Report an engine as hung when its communication stands still for so long; 0: never
     #[arg(long, env = "PXCLUSTER_HUNG_AFTER", default_value = "30", value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) hung_after: Duration,

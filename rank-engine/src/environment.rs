@@ -20,6 +20,8 @@ pub(crate) struct Place {
     pub(crate) size: Option<u32>,
     /// Whether srun has started it, and no mpirun inside a job.
     pub(crate) by_srun: bool,
+    /// Whether it is a task of srun's without PMIx, by which most builds of Open MPI do not start.
+    pub(crate) lacks_pmix: bool,
 }
 
 /// A process that no launcher has started, or one that sets nonsense.
@@ -38,6 +40,18 @@ pub(crate) enum PlaceError {
 }
 
 impl Place {
+    /// Says at rank 0 what is probably wrong, before Open MPI ends the process with a page about it.
+    pub(crate) fn warn_of_srun(self) {
+        if self.lacks_pmix
+            && self.rank == Rank::CONTROLLER
+            && pxcluster_transport::mpi::library_version().contains("Open MPI")
+        {
+            tracing::warn!(
+                "srun has started this without PMIx: where Open MPI needs that, `srun --mpi=pmix` or mpirun is right"
+            );
+        }
+    }
+
     /// Compares with what MPI says. An MPI that does not understand the launcher makes every process rank 0 of 1.
     pub(crate) fn check(self, mpi_size: u32) -> Result<(), PlaceError> {
         match self.size {
@@ -59,7 +73,10 @@ pub(crate) fn place(variables: impl IntoIterator<Item = (String, String)>) -> Re
     for (rank, size) in LAUNCHERS {
         if let Some(found) = number(rank) {
             let by_srun = rank != LAUNCHERS[0].0 && is_task_of_step(&variables);
-            return Ok(Place { rank: Rank(found?), size: number(size).transpose()?, by_srun });
+            let lacks_pmix = rank != LAUNCHERS[0].0
+                && variables.contains_key("SLURM_STEP_ID")
+                && !variables.contains_key("PMIX_RANK");
+            return Ok(Place { rank: Rank(found?), size: number(size).transpose()?, by_srun, lacks_pmix });
         }
     }
     Err(PlaceError::NoRank)
@@ -84,15 +101,19 @@ mod tests {
     #[test]
     fn launchers_are_told_apart() {
         let open_mpi = of(&[("OMPI_COMM_WORLD_RANK", "3"), ("OMPI_COMM_WORLD_SIZE", "5"), ("PMIX_RANK", "3")]);
-        assert_eq!(open_mpi.expect("a rank"), Place { rank: Rank(3), size: Some(5), by_srun: false });
-        assert_eq!(of(&[("PMI_RANK", "0")]).expect("a rank"), Place { rank: Rank(0), size: None, by_srun: false });
+        assert_eq!(
+            open_mpi.expect("a rank"),
+            Place { rank: Rank(3), size: Some(5), by_srun: false, lacks_pmix: false }
+        );
+        let alone = of(&[("PMI_RANK", "0")]).expect("a rank");
+        assert_eq!(alone, Place { rank: Rank(0), size: None, by_srun: false, lacks_pmix: false });
         let slurm = of(&[("SLURM_PROCID", "2"), ("SLURM_STEP_NUM_TASKS", "7")]);
-        assert_eq!(slurm.expect("a rank"), Place { rank: Rank(2), size: Some(7), by_srun: false });
+        assert_eq!(slurm.expect("a rank"), Place { rank: Rank(2), size: Some(7), by_srun: false, lacks_pmix: false });
         let step = [("SLURM_JOB_ID", "4"), ("SLURM_STEP_ID", "1"), ("SLURM_PROCID", "1")];
         let pmix = [&step[..], &[("PMIX_RANK", "1"), ("PMIX_NAMESPACE", "slurm.pmix.4.1")]].concat();
-        assert!(of(&pmix).expect("a rank").by_srun);
+        assert!(of(&pmix).expect("a rank").by_srun && !of(&pmix).expect("a rank").lacks_pmix);
         let older = [&step[..], &[("PMI_RANK", "1"), ("PMI_JOBID", "4.1")]].concat();
-        assert!(of(&older).expect("a rank").by_srun);
+        assert!(of(&older).expect("a rank").by_srun && of(&older).expect("a rank").lacks_pmix);
         let hydra = [&step[..], &[("PMI_RANK", "1")]].concat();
         assert!(!of(&hydra).expect("a rank").by_srun, "mpiexec started its proxies by srun");
         assert!(matches!(of(&[("HOME", "/")]), Err(PlaceError::NoRank)));

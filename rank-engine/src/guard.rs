@@ -1,6 +1,7 @@
 //! What keeps a rank from failing silently: the log, the panic hook, and the parent of rank 0 that cleans up.
 #![allow(unsafe_code, reason = "fork before any thread exists, and prctl")]
 
+use crate::environment::Place;
 use anyhow::Context;
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -15,13 +16,15 @@ use std::time::Duration;
 const MPI_END: Duration = Duration::from_secs(10);
 
 /// Sends the log to standard error, each record with the rank; a panic is logged and ends the job.
-pub(crate) fn log_and_abort_on_panic(rank: Rank, level: tracing::Level) {
+pub(crate) fn log_and_abort_on_panic(place: Place, level: tracing::Level) {
+    let rank = place.rank;
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .event_format(Line { rank })
         .init();
+    place.warn_of_srun();
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let what = panic

@@ -9,14 +9,14 @@ mod environment;
 mod guard;
 mod keeper;
 mod nanny;
+mod placement;
 mod python;
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use pxcluster_protocol::Rank;
 use pxcluster_transport::mpi::World;
-use std::io::Write;
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 fn main() -> ExitCode {
     let flags = cli::Flags::parse();
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
 
 fn run(flags: &cli::Flags) -> anyhow::Result<ExitCode> {
     let place = environment::place(std::env::vars())?;
-    guard::log_and_abort_on_panic(place.rank, flags.log);
+    guard::log_and_abort_on_panic(place, flags.log);
     if place.size == Some(1) {
         bail!("one rank leaves no engine: start at least two, as in `mpirun -n 5 pxcluster` for four engines");
     }
@@ -36,6 +36,7 @@ fn run(flags: &cli::Flags) -> anyhow::Result<ExitCode> {
         guard::clean_up_after_a_crash(&flags.cluster_id)?;
         Some(python::Probe::spawn(flags.python.as_deref()))
     } else {
+        placement::take_share(place, flags);
         None
     };
     let nanny = nanny::begin(place, flags)?;

@@ -27,6 +27,7 @@ EDGES: dict[str, set[str]] = {
         "pxcluster-controller",
         "pxcluster-dial",
         "pxcluster-engine-abi",
+        "slurm-env",
     },
     "pxcluster-engine-abi": set(),
     "pxengine": {"pxcluster-engine-abi"},

@@ -85,6 +85,9 @@ impl Mpirun {
             room,
             as_root: nix::unistd::geteuid().is_root(),
             hostfile: None,
+            spread: None,
+            more: Vec::new(),
+            binding_is_chosen: false,
             forward: Vec::new(),
         };
         let line = match launch.command_line() {
