@@ -147,6 +147,9 @@ pub struct RunFlags {
     /// Flags of the start; as a rank of an MPI job only those of the ranks matter.
     #[command(flatten)]
     pub start: StartFlags,
+    /// In a batch job of Slurm's: end in good time on SIGUSR2, SIGUSR1 or SIGTERM, and put the job back into the queue
+    #[arg(long)]
+    pub requeue: bool,
     /// The script and its arguments, as after `python`; behind `--` also `-m module`
     #[arg(value_name = "SCRIPT", required = true, trailing_var_arg = true)]
     pub script: Vec<OsString>,

@@ -16,6 +16,7 @@
 //! | [`mpirun`] | which mpirun, and whose it is |
 //! | [`link`] | the only door to a running controller |
 //! | [`start`], [`run`], [`status`], [`list`], [`top`], [`logs`], [`submit`], [`proxy`], [`stop`] | the commands |
+//! | [`requeue`] | jobs that go back to the queue with their script unfinished |
 //! | [`doctor`] | the command that says what would keep a cluster from starting here |
 
 pub mod cli;
@@ -31,6 +32,7 @@ pub mod mpirun;
 pub mod plan;
 pub mod proxy;
 pub mod rank_program;
+pub mod requeue;
 pub mod run;
 pub mod start;
 pub mod status;

@@ -10,6 +10,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::env::rank;
 use crate::link::Link;
 use crate::machine::{Process, host_name, variables, wait_until};
 use crate::rank_program::{self, RankProgramError};
+use crate::requeue::{Requeue, RequeueError};
 use crate::start::{self, Lifetime, StartError, Started, tail, without_manager};
 use crate::stop;
 
@@ -43,6 +45,8 @@ pub enum RunError {
     RankProgram(#[from] RankProgramError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    Requeue(#[from] RequeueError),
     #[error("{0} does not exist; name a script, or, behind `--`, what else Python is to run")]
     NoScript(String),
     #[error("--dry-run shows how a cluster starts: use it with `pxcluster start`, which takes the same flags")]
@@ -66,37 +70,47 @@ pub fn run(flags: &RunFlags) -> Result<ExitCode, RunError> {
     if flags.start.dry_run {
         return Err(RunError::DryRun);
     }
-    match rank(variables()) {
-        None => from_a_shell(flags),
-        Some(0) => as_rank_0(flags),
-        Some(_) => Err(rank_program::exec(&flags.start.rank.to_args()).into()),
+    let rank = rank(variables());
+    if rank.is_some_and(|rank| rank != 0) {
+        return Err(rank_program::exec(&flags.start.rank.to_args()).into());
     }
+    let requeue = flags.requeue.then(|| Requeue::new(variables(), None)).transpose()?;
+    let status = match rank {
+        None => from_a_shell(flags, requeue.as_ref())?,
+        Some(_) => as_rank_0(flags, requeue.as_ref())?,
+    };
+    if let Some(Err(error)) = requeue.map(|requeue| requeue.put_back(status)) {
+        say(&error.to_string());
+    }
+    Ok(exit_code(status))
 }
 
 /// A cluster of its own, started by mpirun.
-fn from_a_shell(flags: &RunFlags) -> Result<ExitCode, RunError> {
+fn from_a_shell(flags: &RunFlags, requeue: Option<&Requeue>) -> Result<ExitStatus, RunError> {
     let given = flags.start.rank.cluster_id.clone();
     let mut start = flags.start.clone();
     let cluster_id = given.clone().unwrap_or_else(|| own_cluster_id(&host_name(), std::process::id()));
     start.rank.cluster_id = Some(cluster_id.clone());
     let directory = ClusterDirectory::locate(&cluster_id)?;
     let Started { connection, mut mpirun, interrupted } = start::start(&start, &directory, Lifetime::OfThisProgram)?;
-    let status = run_script(flags, &directory, &connection, &interrupted);
+    let status = run_script(flags, &directory, &connection, &interrupted, requeue);
     let died = Controller::find(&connection) == Controller::Gone;
-    if died {
+    if died && was_told(requeue) {
+        // As it was to.
+    } else if died {
         say(&format!("the cluster ended before the script did; {}", tail(&directory.log_file())));
     } else if let Err(error) = stop::run(&StopFlags { cluster_id, drain: None, timeout: END_TIMEOUT }) {
         say(&error.to_string());
     }
     let _ended = wait_until(END_TIMEOUT, || matches!(mpirun.try_wait(), Ok(Some(_)) | Err(_)));
-    if given.is_none() && !died {
+    if given.is_none() && (!died || was_told(requeue)) {
         directory.remove()?;
     }
-    Ok(exit_code(status?))
+    status
 }
 
 /// The cluster is the MPI job that this process is rank 0 of: the rank runs below it, and the script beside that.
-fn as_rank_0(flags: &RunFlags) -> Result<ExitCode, RunError> {
+fn as_rank_0(flags: &RunFlags, requeue: Option<&Requeue>) -> Result<ExitStatus, RunError> {
     // The MPI launcher may be killed; what it started on this host is then told by nobody else.
     nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(|error| RunError::Signals(error.into()))?;
     let mut ranks = flags.start.rank.clone();
@@ -115,16 +129,16 @@ fn as_rank_0(flags: &RunFlags) -> Result<ExitCode, RunError> {
             return Err(error);
         }
     };
-    let status = run_script(flags, &directory, &connection, &AtomicBool::new(false));
+    let status = run_script(flags, &directory, &connection, &AtomicBool::new(false), requeue);
     if matches!(rank.try_wait(), Ok(None)) {
         let asked = Link::open(&connection).and_then(Link::shutdown);
         if asked.is_err() || !wait_until(END_TIMEOUT, || !matches!(rank.try_wait(), Ok(None))) {
             end(&mut rank);
         }
-    } else {
+    } else if !was_told(requeue) {
         say("the cluster ended before the script did");
     }
-    Ok(exit_code(status?))
+    status
 }
 
 /// Waits for the connection file of the controller below `rank`; an older cluster's may still lie there.
@@ -159,11 +173,15 @@ fn run_script(
     directory: &ClusterDirectory,
     connection: &ConnectionFile,
     interrupted: &AtomicBool,
+    requeue: Option<&Requeue>,
 ) -> Result<ExitStatus, RunError> {
     let python = python(flags)?;
     let mut signals = Signals::new(FORWARDED.map(|signal| signal as i32)).map_err(RunError::Signals)?;
     if interrupted.load(Ordering::Relaxed) {
         return Err(StartError::Interrupted.into());
+    }
+    if was_told(requeue) {
+        return Ok(ExitStatus::from_raw(Signal::SIGTERM as i32)); // as if it had been ended at once
     }
     let mut command = Command::new(&python);
     command
@@ -175,20 +193,35 @@ fn run_script(
     let program = python.to_string_lossy().into_owned();
     let mut script = command.spawn().map_err(|source| RunError::Python { program: program.clone(), source })?;
     let (handle, pid) = (signals.handle(), Pid::from_raw(script.id().cast_signed()));
-    let forwarding = thread::spawn(move || {
-        let at_terminal = io::stdin().is_terminal();
-        for number in signals.forever() {
-            if let Ok(signal) = Signal::try_from(number)
-                && !(at_terminal && signal == Signal::SIGINT)
-            {
-                let _ended_already = kill(pid, signal);
+    let (running, ended) = mpsc::channel::<()>();
+    let mut ended = Some(ended);
+    thread::scope(|threads| {
+        threads.spawn(move || {
+            let at_terminal = io::stdin().is_terminal();
+            for number in signals.forever() {
+                match (Signal::try_from(number), requeue) {
+                    (Ok(signal), Some(requeue)) if Requeue::is_told_by(signal) => {
+                        // Slurm sends SIGTERM twice, and once more after a warning.
+                        if let Some(ended) = ended.take() {
+                            threads.spawn(move || requeue.end(signal, connection, pid, &ended));
+                        }
+                    }
+                    (Ok(signal), _) if !(at_terminal && signal == Signal::SIGINT) => {
+                        let _ended_already = kill(pid, signal);
+                    }
+                    _ => {}
+                }
             }
-        }
-    });
-    let status = script.wait().map_err(|source| RunError::Python { program, source });
-    handle.close();
-    let _no_panic = forwarding.join();
-    status
+        });
+        let status = script.wait().map_err(|source| RunError::Python { program, source });
+        drop(running);
+        handle.close();
+        status
+    })
+}
+
+fn was_told(requeue: Option<&Requeue>) -> bool {
+    requeue.is_some_and(Requeue::was_told)
 }
 
 /// The Python that the script is for: the chosen one, else that of the engines.

@@ -78,7 +78,7 @@ class Calls:
         call = Call(
             header,
             request.name,
-            request.count,
+            header.get("tasks", request.count),  # those of a map that a checkpoint had were not sent
             request.label,
             request.submitted,
             targets,

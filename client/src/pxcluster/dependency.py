@@ -88,8 +88,17 @@ def dependency_of(flag: Any) -> Dependency | None:
     return dependency or None
 
 
-def needs(dependency: Dependency, client: Client) -> dict[str, Any]:
-    """`dependency` as the controller understands it; whole requests of this client are named once."""
+def _sent(client: Client, number: int) -> int | None:
+    """How many tasks of a call were sent, if it has others, whose results a checkpoint had."""
+    sent: int | None = getattr(client._session.registry.find(number), "sent", None)
+    return sent
+
+
+def needs(dependency: Dependency, client: Client) -> dict[str, Any] | None:
+    """`dependency` as the controller understands it, None if it holds; whole requests of this client are named once.
+
+    InvalidDependency: it can never hold.
+    """
     slots: dict[tuple[str, int], list[int]] = {}
     for msg_id in dependency:
         session, number, slot = _MSG_ID.fullmatch(msg_id).groups()  # type: ignore[union-attr]  # checked before
@@ -97,14 +106,25 @@ def needs(dependency: Dependency, client: Client) -> dict[str, Any]:
         if slot is not None:
             named.append(int(slot))
     found: list[dict[str, Any]] = []
+    restored = 0
     for (session, number), named in slots.items():
         own = session == client._session.name
         need: dict[str, Any] = {"request": number} if own else {"session": session, "request": number}
         count, engines = client._shape(number) if own else (None, None)
+        if own and (sent := _sent(client, number)) is not None:
+            named = named or [0]
+            restored += sum(slot >= sent for slot in named)
+            named, count = [slot for slot in named if slot < sent], sent
+            if not named:
+                continue
         if not named or len(named) == count:
             found.append(need)
         else:
             found += [{**need, "part": engines[slot] if engines else slot} for slot in sorted(named)]
+    if restored and dependency.success and not (found and dependency.all):
+        return None
+    if restored and not dependency.success and not (found and not dependency.all):
+        raise InvalidDependency("results from a checkpoint have succeeded: a task cannot wait for their failure")
     return {
         "needs": found,
         "all": dependency.all,

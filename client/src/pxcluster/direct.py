@@ -227,11 +227,17 @@ class DirectView(View):
         track: bool = False,
         return_exceptions: bool = False,
         label: str | None = None,
+        checkpoint: None = None,
     ) -> Any:
         """As the builtin map, each engine taking one contiguous part. An AsyncMapResult unless it blocks.
 
         Unequal sequences stop at the shortest; generators are made lists.
         """
+        if checkpoint is not None:
+            raise NotImplementedError(
+                "a direct view keeps no checkpoint, because it cuts a map by the number of engines: take "
+                "rc.load_balanced_view().map_async(…, checkpoint=…)"
+            )
         if not sequences:
             raise TypeError("must have some sequences to map onto!")
         known = [seq if hasattr(seq, "__len__") else list(seq) for seq in sequences]

@@ -12,9 +12,11 @@ from .view import View, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
     from array import array
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from .checkpoint import Checkpoint
     from .mapresult import AsyncMapResult
 
 
@@ -64,7 +66,8 @@ class LoadBalancedView(View):
             dependency = dependency_of(getattr(self, name))
             if dependency is not None:
                 named[name] = sorted(dependency)
-                header[name] = needs(dependency, self.client)
+                if (wanted := needs(dependency, self.client)) is not None:
+                    header[name] = wanted
         if self.timeout:
             header["timeout"] = float(self.timeout)
         return Options(header, **named)
@@ -85,7 +88,7 @@ class LoadBalancedView(View):
         self.client._some_engines()
         mentions.hold_for(request)
         options = options or self._options()
-        header: dict[str, Any] = {"type": "map", "id": 0, "tasks": request.count, **options.header}
+        header: dict[str, Any] = {"type": "map", "id": 0, "tasks": len(offsets) - 1, **options.header}
         request.label = header["label"] = header["label"] if request.label is None else request.label
         request.after, request.follow = options.after, options.follow
         self.client._session.submit(request, header, [function, memoryview(offsets).cast("B"), items])
@@ -123,17 +126,33 @@ class LoadBalancedView(View):
         ordered: bool = True,
         return_exceptions: bool = False,
         label: str | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        same_code: bool = True,
     ) -> Any:
         """As the builtin map, each `chunksize` items being one task. An AsyncMapResult unless it blocks.
 
         With ``ordered=False`` iterating yields results as they arrive. Unequal sequences stop at the shortest;
         generators are made lists; the result for empty ones is an empty list.
+
+        `checkpoint`: a file that keeps results as they come, and from which a later call with the same function and
+        items takes them, so that only the rest is run. ValueError: it is of another map, or no such file at all;
+        BlockingIOError: another map writes it; OSError: it cannot be written. `same_code` False: results of the
+        function as it was before its code was changed count, too.
         """
         if not sequences:
             raise TypeError("must have some sequences to map onto!")
         star = len(sequences) > 1
         items: Iterable[Any] = zip(*sequences, strict=False) if star else sequences[0]
-        result = self._map_items(f, items, star, chunksize or 1, ordered, return_exceptions, label)
+        result = self._map_items(
+            f,
+            items,
+            star,
+            chunksize or 1,
+            ordered,
+            return_exceptions,
+            label,
+            checkpoint=None if checkpoint is None else (checkpoint, same_code),
+        )
         if isinstance(result, list) or not (self.block if block is None else block):
             return result
         return result.get()
@@ -148,6 +167,31 @@ class LoadBalancedView(View):
         return_exceptions: bool,
         label: str | None,
         join: Callable[[Sequence[Any]], Any] | None = None,
+        checkpoint: tuple[Any, bool] | None = None,
+    ) -> AsyncMapResult | list[Any]:
+        if chunksize < 1:
+            raise ValueError(f"chunksize must be at least 1, not {chunksize}")
+        if checkpoint is None:
+            return self._map_tasks(f, items, star, chunksize, ordered, return_exceptions, label, join, None)
+        known = list(items)
+        if not known:
+            return []
+        from .checkpoint import Checkpoint
+
+        with Checkpoint(*checkpoint, f, known, star, chunksize) as kept:
+            return self._map_tasks(f, known, star, chunksize, ordered, return_exceptions, label, join, kept)
+
+    def _map_tasks(
+        self,
+        f: Callable[..., Any],
+        items: Iterable[Any],
+        star: bool,
+        chunksize: int,
+        ordered: bool,
+        return_exceptions: bool,
+        label: str | None,
+        join: Callable[[Sequence[Any]], Any] | None,
+        checkpoint: Checkpoint | None,
     ) -> AsyncMapResult | list[Any]:
         from .mapresult import AsyncMapResult
 
@@ -157,20 +201,20 @@ class LoadBalancedView(View):
         repeated = Repeated(lambda value: client._keeper.put(value, client._resolve(self.targets), private=True))
         with Mentions() as mentions:
             if chunksize != 1:
-                if chunksize < 1:
-                    raise ValueError(f"chunksize must be at least 1, not {chunksize}")
                 known = repeated.replaced(list(items))
-                items = [known[start : start + chunksize] for start in range(0, len(known), chunksize)]
-                sizes = [len(chunk) for chunk in items]
-                offsets, packed = pack(items)
+                chunks = [known[start : start + chunksize] for start in range(0, len(known), chunksize)]
+                sizes = [len(chunk) for chunk in chunks]
+                offsets, packed = pack(chunks if checkpoint is None else checkpoint.missing_of(chunks))
             else:
-                offsets, packed = pack(items, repeated)
+                offsets, packed = pack(items if checkpoint is None else checkpoint.missing_of(items), repeated)
             count = len(offsets) - 1
-            if count == 0:
+            if count == 0 and checkpoint is None:
                 return []
-            request = MapRequest(name, count, label)
+            request = MapRequest(name, count, label) if checkpoint is None else checkpoint.request(name, label)
             task = request if count == 1 else None
-            function = self._packer(mentions).pack(f, name, task, star=star, chunked=sizes is not None)
+            function = b""
+            if count:
+                function = self._packer(mentions).pack(f, name, task, star=star, chunked=sizes is not None)
         result = AsyncMapResult(
             self.client,
             [request],
@@ -179,8 +223,10 @@ class LoadBalancedView(View):
             return_exceptions=return_exceptions,
             sizes=sizes,
             join=join,
+            order=None if checkpoint is None else checkpoint.order,
         )._watch()
-        self._submit(request, function, offsets, packed, mentions)
+        if checkpoint is None or checkpoint.begin(client, self, request):
+            self._submit(request, function, offsets, packed, mentions)
         return result
 
     def imap(
@@ -190,6 +236,7 @@ class LoadBalancedView(View):
         ordered: bool = True,
         max_outstanding: int | str = "auto",
         return_exceptions: bool = False,
+        checkpoint: None = None,
     ) -> Iterator[Any]:
         """As the builtin map for inputs of any length, even endless ones: a LazyMapIterator over the results.
 
@@ -199,6 +246,11 @@ class LoadBalancedView(View):
         """
         from .imap import LazyMapIterator
 
+        if checkpoint is not None:
+            raise NotImplementedError(
+                "imap() keeps no checkpoint, because it does not know all of its items: map_async(…, checkpoint=…) "
+                "does, and with ordered=False gives results as they come"
+            )
         if not sequences:
             raise TypeError("must have some sequences to map onto!")
         limit = None if max_outstanding == "auto" else int(max_outstanding)

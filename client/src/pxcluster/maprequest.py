@@ -212,7 +212,7 @@ class MapRequest(Request):
                 self._values[slot] = run.value(slot)
                 decoded = 1
             except Exception as reason:
-                self._values[slot] = unloadable(self._engines[slot], reason)
+                self._values[slot] = unloadable(self.engine(slot), reason)
         else:
             self._values[slot] = decode_error(state, run.pickle(slot), self.msg_id(slot), self.ending)
         self._decoded[slot] = decoded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 from .asyncresult import AsyncResult
@@ -23,7 +24,8 @@ class AsyncMapResult(AsyncResult):
     raises the first failure it meets. ``len`` and ``progress`` count items.
 
     `sizes`: number of items per slot when slots are chunks (their values are lists), None when each slot is an item.
-    `join`: makes the final value of the slots' values.
+    `join`: makes the final value of the slots' values. `order`: the slot of each task of its one request, None if they
+    are the same.
     """
 
     def __init__(
@@ -36,11 +38,19 @@ class AsyncMapResult(AsyncResult):
         return_exceptions: bool = False,
         sizes: Sequence[int] | None = None,
         join: Callable[[Sequence[Any]], Any] | None = None,
+        order: Sequence[int] | None = None,
     ) -> None:
+        self._order = order
         super().__init__(client, requests, fname=fname, return_exceptions=return_exceptions)
         self.ordered = ordered
         self._sizes = sizes
         self._join = join
+
+    def _slots(self) -> list[tuple[Request, int]]:
+        if self._order is None:
+            return super()._slots()
+        request = self._requests[0]
+        return [(request, slot) for slot in self._order]
 
     def _evaluate(self) -> None:
         if self._success is None and len(self._requests) == 1:
@@ -55,6 +65,8 @@ class AsyncMapResult(AsyncResult):
         """The final value of a request that can give it without a look at each slot, otherwise None."""
         if isinstance(request, MapRequest):
             values = request.values()
+            if values is not None and self._order is not None:
+                values = [values[slot] for slot in self._order]
             return None if values is None else self._assemble(values)
         return request.whole() if isinstance(request, GatherRequest) else None
 
@@ -106,14 +118,15 @@ class AsyncMapResult(AsyncResult):
     def _ordered(self, deadline: float | None = None) -> Iterator[int]:
         index = 0
         for request in self._requests:
-            for slot in range(request.count):
+            for slot in range(request.count) if self._order is None else self._order:
                 self._wait_for(request, slot, deadline)
                 yield index
                 index += 1
 
     def _by_arrival(self) -> Iterator[int]:
         if len(self._requests) == 1 and isinstance(self._requests[0], MapRequest):
-            yield from arrivals(self._requests[0], self._wait_until)
+            arriving = arrivals(self._requests[0], self._wait_until)
+            yield from arriving if self._order is None else map(_inverse(self._order).__getitem__, arriving)
             return
         slots = self._slots()
         left = dict.fromkeys(range(len(slots)))
@@ -129,10 +142,18 @@ class AsyncMapResult(AsyncResult):
         if len(self._requests) > 1:
             return super()._value(index)
         request = self._requests[0]
-        succeeded, value = request.outcome(index)
+        succeeded, value = request.outcome(index if self._order is None else self._order[index])
         if not succeeded and not self._return_exceptions:
             raise self._combine([index]).with_traceback(None)
         return value
+
+
+def _inverse(order: Sequence[int]) -> array[int]:
+    """The task of each slot."""
+    tasks = array("I", order)
+    for task, slot in enumerate(order):
+        tasks[slot] = task
+    return tasks
 
 
 def arrivals(request: MapRequest, wait: Callable[[Callable[[], bool], float | None], bool]) -> Iterator[int]:

@@ -66,6 +66,10 @@ class Registry:
                 for number in self.gone.keys() & set(request.targets):
                     self._lose_engine(request, number)
 
+    def know(self, request: Request) -> None:
+        """Let `request`, which has its number and needs no answers, be found."""
+        self._known[request.id] = request
+
     def find(self, number: int) -> Request | None:
         """The request with this number, while it is pending or somebody holds its result."""
         return self.pending.get(number) or self._known.get(number)

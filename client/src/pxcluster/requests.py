@@ -374,10 +374,11 @@ def decode_error(status: int, payload: Bytes, msg_id: str, ending: str | None = 
     return error.from_payload(content)
 
 
-def unloadable(engine: int, reason: Exception) -> serialize.SerializationError:
-    """The exception in place of a result of `engine` that cannot be unpickled here."""
+def unloadable(engine: int | None, reason: Exception) -> serialize.SerializationError:
+    """The exception in place of a result of `engine`, None: of a checkpoint, that cannot be unpickled here."""
+    whose = "the checkpoint" if engine is None else f"engine {engine}"
     failure = serialize.SerializationError(
-        f"the result of engine {engine} cannot be loaded here: {type(reason).__name__}: {reason}"
+        f"the result of {whose} cannot be loaded here: {type(reason).__name__}: {reason}"
     )
     failure.__cause__ = reason
     return failure

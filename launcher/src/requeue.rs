@@ -1,0 +1,179 @@
+//! `pxcluster run --requeue`: a script in a batch job of Slurm's that is put back into the queue when its time is over.
+//!
+//! A signal that tells of the end drains the cluster: what runs may finish, nothing new begins, and the script's maps
+//! raise ClusterEnding. A script that does not end by itself is ended. If it has not succeeded, Slurm runs the job
+//! again, and a map with a checkpoint goes on where it was.
+
+use std::io::{self, Write as _};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pxcluster_protocol::connection::ConnectionFile;
+
+use crate::link::Link;
+
+/// How long tasks may run on after SIGUSR1 or SIGUSR2, by which a script asks for a warning in good time.
+const GRACE_AFTER_WARNING: Duration = Duration::from_secs(60);
+
+/// The same after SIGTERM, behind which SIGKILL comes soon: 30 seconds later, where a site has not changed `KillWait`.
+const GRACE_AFTER_SIGTERM: Duration = Duration::from_secs(15);
+
+/// How long a script has to end when its cluster has drained, and again when it has been sent SIGTERM.
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a job cannot be put back.
+#[derive(Debug, thiserror::Error)]
+pub enum RequeueError {
+    /// There is no job.
+    #[error(
+        "--requeue puts a batch job of Slurm's back into the queue, and this is none: submit the script with sbatch"
+    )]
+    NoJob,
+    /// Signals cannot be watched.
+    #[error("cannot watch signals: {0}")]
+    Signals(io::Error),
+    /// Slurm is not there.
+    #[error("job {job} is not put back into the queue: cannot run scontrol: {source}; submit it again")]
+    Scontrol {
+        /// The job.
+        job: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Slurm does not want to.
+    #[error("job {job} is not put back into the queue: {said}; submit it again")]
+    Refused {
+        /// The job.
+        job: String,
+        /// Slurm's words.
+        said: String,
+    },
+}
+
+/// The job that this program runs in, and whether it was told of its end.
+#[derive(Debug)]
+pub struct Requeue {
+    job: String,
+    grace: Option<Duration>,
+    told: Arc<AtomicBool>,
+}
+
+impl Requeue {
+    /// For the job of these variables; `grace`: how long tasks may run on, when the user says so.
+    ///
+    /// A warning that comes before the script runs is noted.
+    pub fn new(
+        variables: impl IntoIterator<Item = (String, String)>,
+        grace: Option<Duration>,
+    ) -> Result<Self, RequeueError> {
+        let job = variables.into_iter().find(|(name, value)| name == "SLURM_JOB_ID" && !value.is_empty());
+        let job = job.ok_or(RequeueError::NoJob)?.1;
+        let told = Arc::new(AtomicBool::new(false));
+        for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
+            signal_hook::flag::register(signal as i32, Arc::clone(&told)).map_err(RequeueError::Signals)?;
+        }
+        Ok(Self { job, grace, told })
+    }
+
+    /// Whether this signal tells of the end.
+    #[must_use]
+    pub fn is_told_by(signal: Signal) -> bool {
+        matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGTERM)
+    }
+
+    /// Whether one has come.
+    #[must_use]
+    pub fn was_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// Such a signal has come: ends cluster and script, whose own end drops the other end of `ended`.
+    pub fn end(&self, signal: Signal, connection: &ConnectionFile, script: Pid, ended: &Receiver<()>) {
+        self.told.store(true, Ordering::Relaxed);
+        let mut grace = self.grace.unwrap_or(match signal {
+            Signal::SIGTERM => GRACE_AFTER_SIGTERM,
+            _ => GRACE_AFTER_WARNING,
+        });
+        let job = &self.job;
+        say(&format!("{signal}: job {job} is to end, and what runs may finish within {} seconds", grace.as_secs_f64()));
+        if let Err(error) = Link::open(connection).and_then(|link| link.drain(Some(grace))) {
+            say(&format!("the cluster is not told: {error}"));
+            grace = Duration::ZERO;
+        }
+        for (time, signal) in [(grace + SCRIPT_TIMEOUT, Signal::SIGTERM), (SCRIPT_TIMEOUT, Signal::SIGKILL)] {
+            match ended.recv_timeout(time) {
+                Err(RecvTimeoutError::Timeout) => {
+                    let _ended_now = kill(script, signal);
+                }
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Puts the job back, if it was told of its end and its script has not succeeded. One that somebody has cancelled
+    /// stays so.
+    pub fn put_back(&self, status: ExitStatus) -> Result<(), RequeueError> {
+        if !self.was_told() || status.success() {
+            return Ok(());
+        }
+        let job = &self.job;
+        let shown = self.scontrol(&["--oneliner", "show", "job", job])?;
+        if parse_state(&String::from_utf8_lossy(&shown.stdout)) == Some("CANCELLED") {
+            say(&format!("job {job} was cancelled, and is not put back into the queue"));
+            return Ok(());
+        }
+        let done = self.scontrol(&["requeue", job])?;
+        if !done.status.success() {
+            let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+            return Err(RequeueError::Refused { job: job.clone(), said });
+        }
+        say(&format!("job {job} is put back into the queue"));
+        Ok(())
+    }
+
+    fn scontrol(&self, arguments: &[&str]) -> Result<Output, RequeueError> {
+        let ran = Command::new("scontrol").args(arguments).stdin(Stdio::null()).output();
+        ran.map_err(|source| RequeueError::Scontrol { job: self.job.clone(), source })
+    }
+}
+
+/// The state that `scontrol --oneliner show job` tells of.
+fn parse_state(text: &str) -> Option<&str> {
+    text.split_whitespace().find_map(|field| field.strip_prefix("JobState="))
+}
+
+fn say(sentence: &str) {
+    let _closed_stderr = writeln!(io::stderr(), "pxcluster: {sentence}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_jobs() {
+        let shown = "JobId=17 JobName=a UserId=root(0) Priority=1 Nice=0 JobState=CANCELLED Reason=None Requeue=1 \
+            Command=/tmp/JobState=x";
+        assert_eq!(parse_state(shown), Some("CANCELLED"));
+        assert_eq!(parse_state("slurm_load_jobs error: Invalid job id specified"), None);
+    }
+
+    #[test]
+    fn outside_a_job_it_is_refused() {
+        let variable = |value: &str| vec![("SLURM_JOB_ID".to_owned(), value.to_owned())];
+        assert!(matches!(Requeue::new(Vec::new(), None), Err(RequeueError::NoJob)));
+        assert!(matches!(Requeue::new(variable(""), None), Err(RequeueError::NoJob)));
+        assert_eq!(Requeue::new(variable("17"), None).unwrap().job, "17");
+    }
+
+    #[test]
+    fn signals_that_tell_of_the_end() {
+        let told = [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+        assert_eq!(told.map(Requeue::is_told_by), [true, true, true, false, false]);
+    }
+}
