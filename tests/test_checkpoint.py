@@ -16,6 +16,7 @@ from typing import Any
 import numpy
 import pxcluster as ipp
 import pytest
+from harness.checkpoints import results_in
 from harness.cluster import Cluster
 from harness.waiting import wait_for
 from pxcluster import Client, interactive
@@ -46,15 +47,6 @@ print(result.tries.count(0), flush=True)
 sys.stdin.read()
 print(result.get() == [{n, n * n} for n in range(40)], flush=True)
 """
-
-
-def in_file(path: Path) -> int:
-    """How many results a checkpoint has."""
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
-        if not file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            return 0  # it is being made
-        lengths: int = file.execute("SELECT coalesce(sum(length(tasks)), 0) FROM results").fetchone()[0]
-    return lengths // 4
 
 
 @interactive
@@ -130,7 +122,7 @@ def runs(tmp_path: Path) -> Counter[int]:
 def test_a_client_that_is_killed_and_another_one(script: Script, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     first = script()
-    wait_for(lambda: checkpoint.exists() and in_file(checkpoint) == 20, lambda: "half of the map is in the file")
+    wait_for(lambda: results_in(checkpoint) == 20, lambda: "half of the map is in the file")
     wait_for(lambda: len(runs(tmp_path)) == 24, lambda: "every engine has one of the others")
     first.send_signal(signal.SIGKILL)
     assert first.communicate(timeout=60)[0] == "0\n"
@@ -196,7 +188,7 @@ def test_failures_and_retries(rc: Client, tmp_path: Path) -> None:
 def test_two_programs_at_once(script: Script, rc: Client, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     first = script()
-    wait_for(lambda: checkpoint.exists() and in_file(checkpoint) == 20, lambda: "half of the map is in the file")
+    wait_for(lambda: results_in(checkpoint) == 20, lambda: "half of the map is in the file")
     said = script().communicate(timeout=60)[1]
     assert f"BlockingIOError: checkpoint {checkpoint} is being written by process {first.pid} on " in said
     with pytest.raises(BlockingIOError, match=f"is being written by process {first.pid} on"):
@@ -210,15 +202,15 @@ def test_a_full_disk(rc: Client, tmp_path: Path, small: Path) -> None:
     lbv, checkpoint, folder = rc.load_balanced_view(), small / "checkpoint", str(tmp_path)
     wanted = [bytes([item]) * (1 << 20) for item in range(8)]
     result = lbv.map_async(gated, range(8), [folder] * 8, checkpoint=checkpoint)
-    wait_for(lambda: in_file(checkpoint) == 3, lambda: "what is finished is in the file")
+    wait_for(lambda: results_in(checkpoint) == 3, lambda: "what is finished is in the file")
     fill(small / "filler")
     with pytest.warns(RuntimeWarning, match="cannot be written"):
         finish(result, tmp_path, wanted, checkpoint)
-    assert in_file(checkpoint) == 3
+    assert results_in(checkpoint) == 3
     with closing(sqlite3.connect(f"file:{checkpoint}?mode=ro", uri=True)) as file:
         assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     os.unlink(small / "filler")
-    wait_for(lambda: in_file(checkpoint) == 8, lambda: "it goes on when there is room")
+    wait_for(lambda: results_in(checkpoint) == 8, lambda: "it goes on when there is room")
     assert lbv.map_async(gated, range(8), [folder] * 8, checkpoint=checkpoint).get() == wanted
 
 

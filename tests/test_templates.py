@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 import pxcluster as ipp
 import pytest
 from harness import slurm
+from harness.checkpoints import results_in
 from harness.cluster import PREFIX, Site
 from harness.hosts import is_hydra
 from harness.jobs import describe, start_soon, wait_ended
@@ -39,7 +39,7 @@ def work(item):
         file.write("run\\n")
     while item >= 3 and not os.path.exists("gate"):
         time.sleep(0.01)
-    return item, item * item
+    return item * item
 
 resumable.work = work
 resumable.main()
@@ -173,40 +173,56 @@ def test_array(desk: Desk) -> None:
         assert f": {points} points, 2 engines\n" in desk.output(f"pxcluster-array-{job}_{index}.out")
 
 
-def check_resumed(desk: Desk, job: str) -> None:
-    """The second start of `requeue.sbatch`, after one that had finished items 0, 1 and 2 of six."""
+ITEMS = 12
+
+
+def submit_gated(desk: Desk, *changes: tuple[str, str]) -> str:
+    """A job that has three results in its file, and whose four engines run items that end when there is a gate."""
+    program = desk.program("gated.py", GATED)
+    job = desk.submit(desk.template("requeue.sbatch", *changes), program, "results", str(ITEMS))
+    wait_for(lambda: results_in(desk.site.base / "results") == 3, desk.outputs, pause=0.1)
+    wait_for(lambda: len(list(desk.site.base.glob("runs-*"))) == 7, desk.outputs, pause=0.1)
+    return job
+
+
+def check_resumed(desk: Desk, job: str, finished: int) -> list[int]:
+    """The second start of the job, after one with so many results; how often each item was run."""
     wait_for(lambda: desk.describe(job)["Restarts"] == "1", desk.outputs, pause=0.1)
     (desk.site.base / "gate").touch()
     wait_for(lambda: desk.describe(job)["JobState"] == "PENDING", desk.outputs, pause=0.1)
     start_soon(desk.run, job)
     assert desk.wait_ended(job) == ("COMPLETED", "0:0"), desk.outputs()
     said = desk.output(f"pxcluster-requeue-{job}.out").splitlines()
-    wanted = [line for line in said if line.startswith(("start", "0 items", "3 items", "all"))]
+    wanted = [line for line in said if re.match(r"start |\d+ items|all ", line)]
     assert wanted == [
         f"start 1 of job {job}",
-        "0 items are finished, 6 are missing",
+        "0 items are finished, 12 are missing",
         f"start 2 of job {job}",
-        "3 items are finished, 3 are missing",
-        "all 6 items are finished, their sum is 55",
+        f"{finished} items are finished, {ITEMS - finished} are missing",
+        "all 12 items are finished, their sum is 506",
     ], said
-    assert [len(desk.output(f"runs-{item}").splitlines()) for item in range(3)] == [1, 1, 1]
-    records = map(json.loads, filter(None, desk.output("results.jsonl").splitlines()))
-    assert sorted(records) == [[item, item * item] for item in range(6)]
+    assert results_in(desk.site.base / "results") == ITEMS
+    return [len(desk.output(f"runs-{item}").splitlines()) for item in range(ITEMS)]
 
 
-def submit_gated(desk: Desk) -> str:
-    """A job that has finished three items and cannot finish the other three before there is a file named gate."""
-    program = desk.program("gated.py", GATED)
-    job = desk.submit(desk.template("requeue.sbatch"), program, "results.jsonl", "6")
-    results = desk.site.base / "results.jsonl"
-    wait_for(lambda: results.exists() and len(results.read_text().split("\n")) == 4, desk.outputs, pause=0.1)
-    return job
-
-
-def test_a_job_that_is_told_of_its_end_goes_back_to_the_queue(desk: Desk) -> None:
+@pytest.mark.parametrize("name", ["USR2", "USR1", "TERM"])
+def test_a_job_that_is_told_of_its_end_goes_back_to_the_queue(desk: Desk, name: str) -> None:
     job = submit_gated(desk)
-    desk.run("scancel", "--batch", "--signal=USR2", job)  # what Slurm does before the time is over
-    check_resumed(desk, job)
+    desk.run("scancel", "--batch", f"--signal={name}", job)  # what Slurm does before the time is over
+    said = desk.site.base / f"pxcluster-requeue-{job}.out"
+    wait_for(lambda: "the cluster is ending" in said.read_text(), desk.outputs, pause=0.1)
+    (desk.site.base / "gate").touch()
+    assert check_resumed(desk, job, 7) == [1] * ITEMS  # those that ran could end
+    assert "ClusterEnding" in said.read_text()
+    assert f"job {job} is put back into the queue" in said.read_text()
+    assert "the cluster ended before the script did" not in said.read_text()
+
+
+def test_tasks_that_outlast_the_grace_time_are_run_again(desk: Desk) -> None:
+    job = submit_gated(desk, ("run --requeue", "run --requeue --grace 1"))
+    desk.run("scancel", "--batch", "--signal=USR2", job)
+    runs = check_resumed(desk, job, 3)
+    assert (runs[:3], sorted(runs[3:])) == ([1, 1, 1], [1, 1, 1, 1, 1, 2, 2, 2, 2])
 
 
 def test_a_job_that_is_preempted_goes_on_later(desk: Desk) -> None:
@@ -215,7 +231,15 @@ def test_a_job_that_is_preempted_goes_on_later(desk: Desk) -> None:
         desk.template("batch-mpirun.sbatch", ("##SBATCH --partition=compute", "#SBATCH -p urgent -n 16"))
     )
     assert desk.wait_ended(urgent) == ("COMPLETED", "0:0"), desk.outputs()
-    check_resumed(desk, job)
+    runs = check_resumed(desk, job, 3)
+    assert (runs[:3], sorted(runs[3:])) == ([1, 1, 1], [1, 1, 1, 1, 1, 2, 2, 2, 2])
+
+
+def test_a_job_that_is_cancelled_stays_so(desk: Desk) -> None:
+    job = submit_gated(desk)
+    desk.run("scancel", job)
+    assert desk.wait_ended(job)[0] == "CANCELLED", desk.outputs()
+    assert desk.describe(job)["Restarts"] == "0"
 
 
 @pytest.mark.usefixtures("openmpi")

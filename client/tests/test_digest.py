@@ -12,6 +12,7 @@ import numpy
 import pxcluster as ipp
 import pytest
 from pxcluster.digest import function_digest, items_digest
+from pxcluster.shared import Lease, Shared
 from support import child
 
 #: Items and functions, in one namespace, as a script would have them.
@@ -98,7 +99,8 @@ def test_equal_things_of_two_processes() -> None:
     first = printed("print(hash('a'))" + THINGS + PRINT)
     # Elsewhere in the file, after other work.
     second = printed(
-        "print(hash('a'))\nimport numpy, pxcluster.serialize as s\ns.task_pieces(numpy.float64(1))\n"
+        "print(hash('a'))\nimport contextlib, cloudpickle, numpy, pxcluster.serialize as s\n"
+        "with contextlib.suppress(ImportError):\n  import dill\ns.task_pieces(numpy.float64(1))\n"
         + "\n" * 30
         + THINGS
         + PRINT
@@ -196,10 +198,19 @@ def test_identities_do_not_count() -> None:
     )
 
 
-def test_a_shared_object_counts_by_type_and_size(rc) -> None:
-    with rc:
-        one, two, other = rc.put([1, 2]), rc.put([3, 4]), rc.put([1, 2, 3000])
-        assert items_digest([(one, 1)]) == items_digest([(two, 1)]) != items_digest([(other, 1)])
+def test_a_shared_object_counts_by_type_and_size() -> None:
+    keeper = types.SimpleNamespace(ended=lambda key: None)
+
+    def shared(key, what, nbytes):
+        return Shared(None, Lease(keeper, key, what, nbytes, [0]))
+
+    one, two = shared("1", "list", 9), shared("2", "list", 9)
+    other, larger = shared("3", "set", 9), shared("4", "list", 10)
+    assert items_digest([(one, 1)]) == items_digest([(two, 1)])
+    assert len({items_digest([handle]) for handle in (one, other, larger)}) == 3
+    one.release()
+    with pytest.raises(ipp.SerializationError, match="has been released"):
+        items_digest([one])
 
 
 def test_registered_classes_count_as_what_they_are_made_to() -> None:

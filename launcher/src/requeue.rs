@@ -1,7 +1,7 @@
 //! `pxcluster run --requeue`: a script in a batch job of Slurm's that is put back into the queue when its time is over.
 //!
 //! A signal that tells of the end drains the cluster: what runs may finish, nothing new begins, and the script's maps
-//! raise ClusterEnding. A script that does not end by itself is ended. If it has not succeeded, Slurm runs the job
+//! raise `ClusterEnding`. A script that does not end by itself is ended. If it has not succeeded, Slurm runs the job
 //! again, and a map with a checkpoint goes on where it was.
 
 use std::io::{self, Write as _};
@@ -95,17 +95,20 @@ impl Requeue {
     /// Such a signal has come: ends cluster and script, whose own end drops the other end of `ended`.
     pub fn end(&self, signal: Signal, connection: &ConnectionFile, script: Pid, ended: &Receiver<()>) {
         self.told.store(true, Ordering::Relaxed);
-        let mut grace = self.grace.unwrap_or(match signal {
+        let grace = self.grace.unwrap_or(match signal {
             Signal::SIGTERM => GRACE_AFTER_SIGTERM,
             _ => GRACE_AFTER_WARNING,
         });
         let job = &self.job;
         say(&format!("{signal}: job {job} is to end, and what runs may finish within {} seconds", grace.as_secs_f64()));
-        if let Err(error) = Link::open(connection).and_then(|link| link.drain(Some(grace))) {
-            say(&format!("the cluster is not told: {error}"));
-            grace = Duration::ZERO;
-        }
-        for (time, signal) in [(grace + SCRIPT_TIMEOUT, Signal::SIGTERM), (SCRIPT_TIMEOUT, Signal::SIGKILL)] {
+        let patience = match Link::open(connection).and_then(|link| link.drain(Some(grace))) {
+            Ok(()) => grace + SCRIPT_TIMEOUT,
+            Err(error) => {
+                say(&format!("the cluster is not told: {error}"));
+                Duration::ZERO
+            }
+        };
+        for (time, signal) in [(patience, Signal::SIGTERM), (SCRIPT_TIMEOUT, Signal::SIGKILL)] {
             match ended.recv_timeout(time) {
                 Err(RecvTimeoutError::Timeout) => {
                     let _ended_now = kill(script, signal);
@@ -116,15 +119,15 @@ impl Requeue {
     }
 
     /// Puts the job back, if it was told of its end and its script has not succeeded. One that somebody has cancelled
-    /// stays so.
+    /// stays so, and Slurm itself puts back what it preempts.
     pub fn put_back(&self, status: ExitStatus) -> Result<(), RequeueError> {
         if !self.was_told() || status.success() {
             return Ok(());
         }
         let job = &self.job;
         let shown = self.scontrol(&["--oneliner", "show", "job", job])?;
-        if parse_state(&String::from_utf8_lossy(&shown.stdout)) == Some("CANCELLED") {
-            say(&format!("job {job} was cancelled, and is not put back into the queue"));
+        if !can_go_back(&String::from_utf8_lossy(&shown.stdout)) {
+            say(&format!("job {job} was cancelled or preempted, and is left alone"));
             return Ok(());
         }
         let done = self.scontrol(&["requeue", job])?;
@@ -142,9 +145,12 @@ impl Requeue {
     }
 }
 
-/// The state that `scontrol --oneliner show job` tells of.
-fn parse_state(text: &str) -> Option<&str> {
-    text.split_whitespace().find_map(|field| field.strip_prefix("JobState="))
+/// Whether the job that `scontrol --oneliner show job` shows runs, or has reached its time limit.
+///
+/// All jobs that Slurm ends are shown as COMPLETING, those that were cancelled or preempted without a reason.
+fn can_go_back(text: &str) -> bool {
+    let field = |name: &str| text.split_whitespace().find_map(|field| field.strip_prefix(name));
+    field("JobState=") == Some("RUNNING") || field("Reason=") == Some("TimeLimit")
 }
 
 fn say(sentence: &str) {
@@ -156,11 +162,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_of_jobs() {
-        let shown = "JobId=17 JobName=a UserId=root(0) Priority=1 Nice=0 JobState=CANCELLED Reason=None Requeue=1 \
-            Command=/tmp/JobState=x";
-        assert_eq!(parse_state(shown), Some("CANCELLED"));
-        assert_eq!(parse_state("slurm_load_jobs error: Invalid job id specified"), None);
+    fn jobs_that_can_go_back() {
+        let shown =
+            "JobId=17 JobName=a UserId=root(0) Nice=0 JobState=RUNNING Reason=None Requeue=1 Command=/tmp/Reason=a";
+        assert!(can_go_back(shown));
+        assert!(can_go_back(&shown.replace("RUNNING Reason=None", "COMPLETING Reason=TimeLimit")));
+        for other in ["COMPLETING Reason=None", "CANCELLED Reason=None", "FAILED Reason=NonZeroExitCode"] {
+            assert!(!can_go_back(&shown.replace("RUNNING Reason=None", other)));
+        }
+        assert!(!can_go_back("slurm_load_jobs error: Invalid job id specified"));
     }
 
     #[test]

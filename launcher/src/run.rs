@@ -74,7 +74,7 @@ pub fn run(flags: &RunFlags) -> Result<ExitCode, RunError> {
     if rank.is_some_and(|rank| rank != 0) {
         return Err(rank_program::exec(&flags.start.rank.to_args()).into());
     }
-    let requeue = flags.requeue.then(|| Requeue::new(variables(), None)).transpose()?;
+    let requeue = flags.requeue.then(|| Requeue::new(variables(), flags.start.rank.grace)).transpose()?;
     let status = match rank {
         None => from_a_shell(flags, requeue.as_ref())?,
         Some(_) => as_rank_0(flags, requeue.as_ref())?,

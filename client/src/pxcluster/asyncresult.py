@@ -448,7 +448,8 @@ class AsyncResult(ResultData):
         enough = self._all_done if return_when in (None, ALL_COMPLETED) else lambda: self._enough(str(return_when))
         total = len(self)
         direct = total == len(self._slots()) and all(isinstance(request, DirectRequest) for request in self._requests)
-        bar = progress(widget=widget, total=total, unit="engines" if direct else "tasks", desc=self._fname)
+        unit = "engines" if direct else "tasks"
+        bar = progress(widget=widget, total=total, initial=self.progress, unit=unit, desc=self._fname)
         try:
             while not self._wait_until(enough, interval) and (deadline is None or monotonic() <= deadline):
                 bar.update(self.progress - bar.n)

@@ -49,8 +49,28 @@ class _Sink:
         self.write = self.hash.update
 
 
+#: How pickle saves values of these types. (Its own table is another one when dill has been imported.)
+_SAVED: list[tuple[type, str]] = [
+    (type(None), "none"),
+    (bool, "bool"),
+    (int, "long"),
+    (float, "float"),
+    (bytes, "bytes"),
+    (bytearray, "bytearray"),
+    (pickle.PickleBuffer, "picklebuffer"),
+    (str, "str"),
+    (tuple, "tuple"),
+    (list, "list"),
+    (dict, "dict"),
+    (FunctionType, "global"),
+    (type, "type"),
+]
+
+
 class _Canonical(pickle._Pickler):
     """Writes equal objects as equal bytes. `code`: functions of importable modules are their code, too."""
+
+    dispatch = {kind: getattr(pickle._Pickler, f"save_{name}") for kind, name in _SAVED}  # noqa: RUF012
 
     def __init__(self, sink: _Sink, code: bool, shared: bool) -> None:
         super().__init__(sink, 5, buffer_callback=self._take_buffer)

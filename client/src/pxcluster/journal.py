@@ -417,5 +417,5 @@ def _explained(path: str, problem: sqlite3.DatabaseError) -> ValueError | OSErro
     """What to raise when the database cannot be opened or read."""
     text = str(problem)
     if isinstance(problem, sqlite3.OperationalError):
-        return OSError(f"checkpoint {path} cannot be used: {text}; make room, or name a file elsewhere")
+        return OSError(f"checkpoint {path} cannot be used: {text}; see to that, or name a file elsewhere")
     return ValueError(f"checkpoint {path} is damaged ({text}): delete the file to compute everything anew")
