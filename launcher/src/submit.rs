@@ -155,7 +155,7 @@ fn parse(words: &[String]) -> Result<Submission, SubmitError> {
         match name {
             "--print" => found.print = true,
             "--no-nanny" | "--no-bind" => found.rank_flags.push(word.clone()),
-            "--port" | "--interface" | "--advertise" | "--log" | "--hung-after" | "--lost-after"
+            "--port" | "--interface" | "--advertise" | "--log" | "--hung-after" | "--grace" | "--lost-after"
             | "--engines-per-node" | "--launcher-args" => {
                 let text = value()?;
                 found.rank_flags.push(format!("{name}={}", quoted(&text)));
