@@ -146,8 +146,8 @@ def test_a_cluster_that_does_not_come_up_says_what_its_log_says(here: Site) -> N
     cluster = ipp.Cluster(n=1, controller_args=["--python", "/bin/false"])
     with pytest.raises(RuntimeError) as caught:
         cluster.start_cluster_sync()
-    assert str(caught.value).startswith("the cluster did not start, mpirun ended with exit status: ")
-    assert "pxcluster: /bin/false does not answer as a Python interpreter does" in str(caught.value)
+    sentence = "the cluster did not start: /bin/false does not answer as a Python interpreter does"
+    assert str(caught.value).startswith(sentence)
     assert cluster.controller is None
     cluster.stop_cluster_sync()
 

@@ -160,7 +160,7 @@ def test_gpu(desk: Desk) -> None:
     assert desk.wait_ended(job) == ("COMPLETED", "0:0"), desk.outputs()
     said = desk.output(f"pxcluster-gpu-{job}.out")
     found = re.findall(r"^(.*) on .*: GPU (.*)$", said, re.M)
-    assert found == [("this program", "none"), ("engine 0", "0"), ("engine 1", "1")], said
+    assert found == [("this program", "0,1"), ("engine 0", "0"), ("engine 1", "1")], said
     wrong = desk.submit(desk.template("gpu.sbatch", ("--gpus-per-node=2", "--gpus-per-node=1")))
     assert desk.wait_ended(wrong) == ("FAILED", "2:0")
     assert desk.output(f"pxcluster-gpu-{wrong}.out") == "--ntasks is not nodes x GPUs + 1\n"

@@ -56,11 +56,9 @@ impl Spread {
         places.map(|places| places.join(","))
     }
 
-    /// The same for srun, which takes the nodes of the job in order.
-    pub(super) fn srun_flags(&self) -> Vec<String> {
-        let most = self.nodes.first().map_or(0, |(_, share)| *share);
-        let nodes = format!("--nodes={}", self.nodes.len());
-        vec![nodes, format!("--ntasks-per-node={most}"), "--distribution=block".to_owned()]
+    /// The same for srun, which takes the first nodes of the job and deals tasks out as is done here.
+    pub(super) fn srun_flags(&self) -> [String; 2] {
+        [format!("--nodes={}", self.nodes.len()), "--distribution=block".to_owned()]
     }
 }
 
@@ -92,8 +90,7 @@ mod tests {
             assert_eq!(found.fits, shares.iter().all(|&share| share <= 4));
         }
         assert_eq!(spread(None, 4, 2).unwrap().hosts().unwrap(), "n0:5,n1:4");
-        let flags = ["--nodes=2", "--ntasks-per-node=5", "--distribution=block"];
-        assert_eq!(spread(None, 4, 2).unwrap().srun_flags(), flags);
+        assert_eq!(spread(None, 4, 2).unwrap().srun_flags(), ["--nodes=2", "--distribution=block"]);
     }
 
     #[test]

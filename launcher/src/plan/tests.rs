@@ -54,7 +54,7 @@ fn engines_per_node_are_told_in_each_ones_way() {
     assert!(on_hosts(Flavour::Mpich, Some("hosts")).contains("mpirun -hosts a:5,b:4 -n 9 "));
     let starter = Starter::Srun { cpus_per_task: None };
     let srun = line(&Launch { starter, spread: Some(spread.clone()), ..launch(Flavour::OpenMpi, spread.engines()) });
-    assert!(srun.contains(" --nodes=2 --ntasks-per-node=5 --distribution=block -n 9 "), "{srun}");
+    assert!(srun.contains(" --nodes=2 --distribution=block -n 9 "), "{srun}");
     let here = Spread::new(None, 8, &[], 4).unwrap();
     let here = line(&Launch { spread: Some(here), ..launch(Flavour::OpenMpi, 8) });
     assert!(here.starts_with("/usr/bin/mpirun --oversubscribe --bind-to none -n 9 "), "{here}");
