@@ -89,7 +89,8 @@ class Slurm:
         munge = self.base / "munge"
         names = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         # One for all hosts: its socket is a file that they share.
-        self._run("munged", "-F", "--force", *(f"--{option}={munge / name}" for option, name in names.items()))
+        options = [f"--{option}={munge / name}" for option, name in names.items()]
+        self._run("munged", "-F", "--force", *options, on=LOGIN)
         wait_for((munge / "socket").exists, self._logs)
         (self.base / "plugstack.conf").touch()
         (self.base / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # not used, but looked for
