@@ -218,6 +218,13 @@ def test_a_job_that_is_told_of_its_end_goes_back_to_the_queue(desk: Desk, name: 
     assert "the cluster ended before the script did" not in said.read_text()
 
 
+def test_a_signal_to_all_processes_of_a_job_is_the_end_of_its_script_and_not_of_the_job(desk: Desk) -> None:
+    job = submit_gated(desk)
+    desk.run("scancel", "--full", "--signal=TERM", job)  # as at the time limit
+    runs = check_resumed(desk, job, 3)
+    assert (runs[:3], sorted(runs[3:])) == ([1, 1, 1], [1, 1, 1, 1, 1, 2, 2, 2, 2])
+
+
 def test_tasks_that_outlast_the_grace_time_are_run_again(desk: Desk) -> None:
     job = submit_gated(desk, ("run --requeue", "run --requeue --grace 1"))
     desk.run("scancel", "--batch", "--signal=USR2", job)

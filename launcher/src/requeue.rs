@@ -5,7 +5,7 @@
 //! again, and a map with a checkpoint goes on where it was.
 
 use std::io::{self, Write as _};
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -22,6 +22,9 @@ const GRACE_AFTER_WARNING: Duration = Duration::from_secs(60);
 
 /// The same after SIGTERM, behind which SIGKILL comes soon: 30 seconds later, where a site has not changed `KillWait`.
 const GRACE_AFTER_SIGTERM: Duration = Duration::from_secs(15);
+
+/// Signals that tell of the end.
+const TOLD_BY: [Signal; 3] = [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM];
 
 /// How long a script has to end when its cluster has drained, and again when it has been sent SIGTERM.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,7 +69,8 @@ pub struct Requeue {
 impl Requeue {
     /// For the job of these variables; `grace`: how long tasks may run on, when the user says so.
     ///
-    /// A warning that comes before the script runs is noted.
+    /// Signals are noted at once: one may come before the script runs, or end it before anybody else hears of it, because
+    /// Slurm sends SIGTERM to all processes of a job.
     pub fn new(
         variables: impl IntoIterator<Item = (String, String)>,
         grace: Option<Duration>,
@@ -74,7 +78,7 @@ impl Requeue {
         let job = variables.into_iter().find(|(name, value)| name == "SLURM_JOB_ID" && !value.is_empty());
         let job = job.ok_or(RequeueError::NoJob)?.1;
         let told = Arc::new(AtomicBool::new(false));
-        for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
+        for signal in TOLD_BY {
             signal_hook::flag::register(signal as i32, Arc::clone(&told)).map_err(RequeueError::Signals)?;
         }
         Ok(Self { job, grace, told })
@@ -83,7 +87,7 @@ impl Requeue {
     /// Whether this signal tells of the end.
     #[must_use]
     pub fn is_told_by(signal: Signal) -> bool {
-        matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGTERM)
+        TOLD_BY.contains(&signal)
     }
 
     /// Whether one has come.
@@ -94,7 +98,6 @@ impl Requeue {
 
     /// Such a signal has come: ends cluster and script, whose own end drops the other end of `ended`.
     pub fn end(&self, signal: Signal, connection: &ConnectionFile, script: Pid, ended: &Receiver<()>) {
-        self.told.store(true, Ordering::Relaxed);
         let grace = self.grace.unwrap_or(match signal {
             Signal::SIGTERM => GRACE_AFTER_SIGTERM,
             _ => GRACE_AFTER_WARNING,
@@ -120,8 +123,8 @@ impl Requeue {
 
     /// Puts the job back, if it was told of its end and its script has not succeeded. One that somebody has cancelled
     /// stays so, and Slurm itself puts back what it preempts.
-    pub fn put_back(&self, status: ExitStatus) -> Result<(), RequeueError> {
-        if !self.was_told() || status.success() {
+    pub fn put_back(&self, succeeded: bool) -> Result<(), RequeueError> {
+        if succeeded || !self.was_told() {
             return Ok(());
         }
         let job = &self.job;

@@ -75,14 +75,15 @@ pub fn run(flags: &RunFlags) -> Result<ExitCode, RunError> {
         return Err(rank_program::exec(&flags.start.rank.to_args()).into());
     }
     let requeue = flags.requeue.then(|| Requeue::new(variables(), flags.start.rank.grace)).transpose()?;
-    let status = match rank {
-        None => from_a_shell(flags, requeue.as_ref())?,
-        Some(_) => as_rank_0(flags, requeue.as_ref())?,
+    let outcome = match rank {
+        None => from_a_shell(flags, requeue.as_ref()),
+        Some(_) => as_rank_0(flags, requeue.as_ref()),
     };
-    if let Some(Err(error)) = requeue.map(|requeue| requeue.put_back(status)) {
-        say(&error.to_string());
+    if let Some(requeue) = requeue {
+        let succeeded = outcome.as_ref().is_ok_and(ExitStatus::success);
+        requeue.put_back(succeeded).unwrap_or_else(|error| say(&error.to_string()));
     }
-    Ok(exit_code(status))
+    Ok(exit_code(outcome?))
 }
 
 /// A cluster of its own, started by mpirun.
@@ -95,12 +96,14 @@ fn from_a_shell(flags: &RunFlags, requeue: Option<&Requeue>) -> Result<ExitStatu
     let Started { connection, mut mpirun, interrupted } = start::start(&start, &directory, Lifetime::OfThisProgram)?;
     let status = run_script(flags, &directory, &connection, &interrupted, requeue);
     let died = Controller::find(&connection) == Controller::Gone;
-    if died && was_told(requeue) {
-        // As it was to.
-    } else if died {
-        say(&format!("the cluster ended before the script did; {}", tail(&directory.log_file())));
-    } else if let Err(error) = stop::run(&StopFlags { cluster_id, drain: None, timeout: END_TIMEOUT }) {
-        say(&error.to_string());
+    let surprise = if died {
+        Some(format!("the cluster ended before the script did; {}", tail(&directory.log_file())))
+    } else {
+        let flags = StopFlags { cluster_id, drain: None, timeout: END_TIMEOUT };
+        stop::run(&flags).err().map(|error| error.to_string())
+    };
+    if let Some(surprise) = surprise.filter(|_| !was_told(requeue)) {
+        say(&surprise); // one that has drained has ended by itself
     }
     let _ended = wait_until(END_TIMEOUT, || matches!(mpirun.try_wait(), Ok(Some(_)) | Err(_)));
     if given.is_none() && (!died || was_told(requeue)) {

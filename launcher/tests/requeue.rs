@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -86,8 +87,13 @@ impl Job {
 
     /// What a run says whose script ends with `code`, after it was sent a signal.
     fn signalled(&self, signal: Signal, code: i32) -> Output {
+        self.told(signal, code, |run| run)
+    }
+
+    /// The same, for a process or a group that is made of the run's number.
+    fn told(&self, signal: Signal, code: i32, whom: fn(i32) -> i32) -> Output {
         let slurm = [("SLURM_JOB_ID", "17"), ("SLURM_JOB_NODELIST", "n1"), ("SLURM_TASKS_PER_NODE", "5")];
-        let mut running = self.command(code).envs(slurm).spawn().unwrap();
+        let mut running = self.command(code).envs(slurm).process_group(0).spawn().unwrap();
         let end = Instant::now() + Duration::from_secs(60);
         while !self.directory.path().join("running").exists() {
             if Instant::now() > end || running.try_wait().unwrap().is_some() {
@@ -96,7 +102,7 @@ impl Job {
             }
             sleep(Duration::from_millis(5));
         }
-        kill(Pid::from_raw(running.id().cast_signed()), signal).unwrap();
+        kill(Pid::from_raw(whom(running.id().cast_signed())), signal).unwrap();
         running.wait_with_output().unwrap()
     }
 
@@ -124,6 +130,13 @@ fn a_script_that_has_not_succeeded_is_put_back_with_its_job() {
         assert!(said.contains("pxcluster: the cluster is not told: "), "{said}");
         assert!(said.ends_with("pxcluster: job 17 is put back into the queue\n"), "{said}");
     }
+}
+
+#[test]
+fn a_signal_that_reaches_the_script_as_well_is_heard() {
+    let job = Job::new("COMPLETING Reason=TimeLimit");
+    let output = job.told(Signal::SIGTERM, 3, std::ops::Neg::neg);
+    assert_eq!((output.status.code(), job.asked()), (Some(3), "requeue 17\n".to_owned()), "{output:?}");
 }
 
 #[test]
