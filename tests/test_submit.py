@@ -69,13 +69,16 @@ def test_srun_starts_the_ranks_where_it_is_told_to(run: Run, site: Site) -> None
 
 
 def test_a_job_without_a_script_waits_for_clients(run: Run, site: Site) -> None:
-    job = run("pxcluster", "submit", "--engines=2", "--cluster-id", "batch", "--output=out").stdout.split()[2]
+    submit = ("pxcluster", "submit", "--engines=2", "--cluster-id", "batch", "--output=out", "--time=60")
+    job = run(*submit).stdout.split()[2]
     file = Path(site.env["PXCLUSTER_DIR"]) / "batch" / "connection.json"
     wait_for(file.exists, lambda: f"the cluster is ready: {(site.base / 'out').read_text()}", 100)
     with ipp.Client(str(file)) as rc:
         assert rc.load_balanced_view().map_sync(abs, range(-3, 0)) == [3, 2, 1]
     listed = run("pxcluster", "list").stdout.splitlines()[1].split()
     assert (listed[:2], listed[-1]) == (["batch", "running"], job)
+    shown = run("pxcluster", "top", "--cluster-id", "batch").stdout
+    assert re.search(rf"^job {job}, (1 h 0 min|5\d min \d+ s) left$", shown, re.MULTILINE), shown
     assert "is stopped" in run("pxcluster", "stop", "--cluster-id", "batch").stdout
     assert wait_until_ended(run, job)["JobState"] == "COMPLETED"
     assert not file.exists()

@@ -11,8 +11,21 @@ use crate::link::{Link, LinkError};
 use crate::machine::{Process, wait_until};
 
 /// Programs between a shell and rank 0: they end with the cluster.
-const MPIRUN_NAMES: [&str; 9] =
-    ["mpirun", "mpiexec", "orterun", "prterun", "orted", "prted", "mpiexec.hydra", "hydra_pmi_proxy", "pxcluster-rank"];
+const MPIRUN_NAMES: [&str; 13] = [
+    "mpirun",
+    "mpiexec",
+    "mpirun.openmpi", // Debian's names
+    "mpiexec.openmpi",
+    "mpirun.mpich",
+    "mpiexec.mpich",
+    "orterun",
+    "prterun",
+    "orted",
+    "prted",
+    "mpiexec.hydra",
+    "hydra_pmi_proxy",
+    "pxcluster-rank",
+];
 
 /// How long a process may take to heed a signal.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);

@@ -34,6 +34,7 @@ use signal_hook::iterator::Signals;
 use crate::cli::TopFlags;
 use crate::directory::{ClusterDirectory, DirectoryError};
 use crate::link::{Link, LinkError};
+use crate::machine::wait_until;
 use model::{End, Picture};
 use screen::Screen;
 use watch::Watch;
@@ -42,6 +43,8 @@ use watch::Watch;
 const REDRAW: Duration = Duration::from_secs(1);
 /// An answer that is late by this much is worth a word.
 const LATE: Duration = Duration::from_secs(2);
+/// The sockets of a process that dies are closed before it is gone, and its connection file is removed after that.
+const DYING: Duration = Duration::from_secs(2);
 /// Exit code after a panic, as Rust's own.
 const PANICKED: u8 = 101;
 /// Exit code of a program that a signal has ended, less the signal, as shells have it.
@@ -152,15 +155,14 @@ fn ending(directory: &ClusterDirectory, connection: &ConnectionFile, error: Link
     {
         return Ok(Outcome::Ended(format!("cluster '{cluster_id}' has ended{why}")));
     }
-    let is_there = match directory.read_running() {
-        Ok(now) => now.key == connection.key,
-        Err(DirectoryError::NoCluster { .. } | DirectoryError::Gone { .. }) => false,
-        Err(_) => true,
+    let is_gone = || match directory.read_running() {
+        Ok(now) => now.key != connection.key,
+        Err(error) => matches!(error, DirectoryError::NoCluster { .. } | DirectoryError::Gone { .. }),
     };
-    if is_there {
-        return Err(TopError::Cut { cluster_id, host: connection.host.clone(), reason: error });
+    if wait_until(DYING, is_gone) {
+        return Err(TopError::Died { cluster_id, reason: error });
     }
-    Err(TopError::Died { cluster_id, reason: error })
+    Err(TopError::Cut { cluster_id, host: connection.host.clone(), reason: error })
 }
 
 fn show(
