@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import signal
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from harness.cluster import Cluster, Site
-from harness.hosts import Hosts, missing
+from harness.hosts import Hosts, is_hydra, missing
 from harness.memory import no_large_file_system, no_small_file_system, small_file_system
 from harness.rig import Login, Rig
 from harness.rig import missing as no_rig
@@ -186,6 +187,18 @@ def new_cluster(new_site: Callable[..., Site]) -> Iterator[Callable[..., Cluster
     finally:
         for cluster in clusters:
             cluster.kill()
+
+
+@pytest.fixture
+def in_allocation(
+    private_slurm: Slurm, new_site: Callable[..., Site]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command in an allocation of a private Slurm: `in_allocation(salloc's flags, *command)`."""
+    if is_hydra():
+        pytest.skip("MPICH does not speak PMIx with srun here")
+    chosen = dict.fromkeys(["OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"])
+    site = new_site(**chosen, **private_slurm.environment)
+    return lambda flags, *command: site.run("salloc", *flags, *command, timeout=200)
 
 
 @pytest.fixture
