@@ -212,11 +212,13 @@ def test_forked_child_is_cut_off(engine: Engine) -> None:
 def test_mpi4py_joins_the_running_mpi(engine: Engine, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "mpi4py"
     package.mkdir()
-    (package / "__init__.py").write_text("class rc: initialize = True; finalize = None\n")
+    (package / "__init__.py").write_text("class rc: initialize = True; finalize = None; errors = 'exception'\n")
     (package / "MPI.py").write_text(
         "class Comm:\n  def __init__(self, handle): self.handle = handle\n"
         "  @classmethod\n  def f2py(cls, handle): return cls(handle)\n"
-        "class Intracomm(Comm):\n  def __init__(self, comm): self.handle = comm.handle\nCOMM_WORLD = None\n"
+        "  def Set_errhandler(self, handler): self.handler = handler\n"
+        "class Intracomm(Comm):\n  def __init__(self, comm): self.handle = comm.handle\n"
+        "COMM_WORLD = None\nERRORS_RETURN = 'return'\ndef Finalize(): raise AssertionError\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("mpi4py", "mpi4py.MPI"):
@@ -233,6 +235,7 @@ def test_mpi4py_joins_the_running_mpi(engine: Engine, tmp_path: Any, monkeypatch
             False,
         )
         assert engine.execute("import pxcluster._engine as e\ne.engine_comm() is MPI.COMM_WORLD") == "True"
+        assert engine.direct("pull", "MPI.COMM_WORLD.handler, MPI.Finalize()") == ("return", None)
     finally:
         for name in ("mpi4py", "mpi4py.MPI"):
             sys.modules.pop(name, None)

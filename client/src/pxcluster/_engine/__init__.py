@@ -9,13 +9,13 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from mpi4py.MPI import Intracomm
 
 
-def engine_comm() -> Any:
+def engine_comm() -> Intracomm:
     """The mpi4py communicator of all engines, in which the rank is the engine id; it is also ``MPI.COMM_WORLD`` here.
 
-    Call it in code that runs on engines. Raises ImportError where mpi4py is missing or MPI forbids its use.
+    RuntimeError: this process is no engine. ImportError: mpi4py is missing, or MPI forbids its use.
     """
     from importlib import import_module
 
@@ -23,4 +23,5 @@ def engine_comm() -> Any:
 
     if state.runtime is None:
         raise RuntimeError("engine_comm() is for code that runs on an engine, and this process is none")
-    return import_module("mpi4py.MPI").COMM_WORLD
+    world: Intracomm = import_module("mpi4py.MPI").COMM_WORLD
+    return world

@@ -5,7 +5,6 @@ The package ``comm`` has a place for this: its ``create_comm`` and ``get_comm_ma
 
 from __future__ import annotations
 
-import json
 import sys
 
 from ..serialize import dumps_task
@@ -28,6 +27,8 @@ def install() -> None:
 
 def _replace(comm: ModuleType) -> None:
     global _manager
+    import json
+
     from comm.base_comm import BaseComm, CommManager
 
     class EngineComm(BaseComm):

@@ -6,6 +6,8 @@ C libraries still see the real world.
 
 from __future__ import annotations
 
+import sys
+
 from .import_hooks import after_import, before_import
 from .state import state
 
@@ -39,4 +41,14 @@ def _configure(mpi4py: ModuleType) -> None:
 
 def _replace_world(mpi: Any) -> None:
     world = mpi.Comm.f2py(state.host.engines_comm)
-    mpi.COMM_WORLD = world if isinstance(world, mpi.Intracomm) else mpi.Intracomm(world)
+    if not isinstance(world, mpi.Intracomm):
+        world = mpi.Intracomm(world)
+    # mpi4py has done so for the world and COMM_SELF; otherwise a message to a wrong rank ends the whole cluster.
+    if sys.modules["mpi4py"].rc.errors == "exception":
+        world.Set_errhandler(mpi.ERRORS_RETURN)
+    mpi.COMM_WORLD = world
+    mpi.Finalize = _finalize
+
+
+def _finalize() -> None:
+    """Do nothing: MPI is finalised when the cluster ends, and the engine needs it until then."""
