@@ -132,8 +132,7 @@ pub fn start(flags: &StartFlags, directory: &ClusterDirectory, lifetime: Lifetim
     let log = directory.log_file();
     let _lock = lock(directory, &log)?;
     directory.remove_connection()?;
-    let mut command = Command::new(&line[0]);
-    command.args(&line[1..]).env("PXCLUSTER_DIR", directory.base());
+    let command = command_of(&line, directory);
     let interrupted = watch_signals();
     let mut mpirun = spawn(command, &log, lifetime)?;
     let connection = wait_ready(&mut mpirun, directory, flags.timeout, &interrupted)?;
@@ -153,10 +152,21 @@ fn become_mpirun(flags: &StartFlags, directory: &ClusterDirectory) -> StartError
         Ok(line) => line,
         Err(error) => return error,
     };
-    let mut command = Command::new(&line[0]);
-    command.args(&line[1..]).env("PXCLUSTER_DIR", directory.base());
+    let mut command = command_of(&line, directory);
     without_manager(&mut command);
     io_error("run", Path::new(&line[0]), command.exec())
+}
+
+/// Open MPI's mpirun ends a job when a connection to a host has been dead for eight minutes; who is lost, rank 0 decides.
+const MPIRUN_KEEPALIVE: &str = "OMPI_MCA_oob_tcp_keepalive_time";
+
+fn command_of(line: &[std::ffi::OsString], directory: &ClusterDirectory) -> Command {
+    let mut command = Command::new(&line[0]);
+    command.args(&line[1..]).env("PXCLUSTER_DIR", directory.base());
+    if std::env::var_os(MPIRUN_KEEPALIVE).is_none() {
+        command.env(MPIRUN_KEEPALIVE, "0");
+    }
+    command
 }
 
 /// An MPI job that this program may be a part of is not that of the command.
