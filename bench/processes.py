@@ -38,6 +38,8 @@ class Job:
     ) -> None:
         self.mark = uuid.uuid4().hex
         self.log = log
+        #: Seconds that its end took, once it was asked to end.
+        self.ending = 0.0
         self._stop = stop
         with log.open("wb") as output:
             self.spawned = time.monotonic()
@@ -61,8 +63,10 @@ class Job:
     ) -> None:
         try:
             if self._stop is not None and self.process.poll() is None:
+                begin = time.monotonic()
                 self._stop(self.process)
                 self._ended(PATIENCE)
+                self.ending = time.monotonic() - begin
         finally:
             self._kill()
 

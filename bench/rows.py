@@ -17,6 +17,8 @@ POOL = "Pool.map"
 POOL_UNORDERED = "Pool.imap_unordered"
 #: Ranks that do nothing but initialise MPI from Python.
 BARE = "bare MPI"
+#: Ranks that do not even that: `python -c pass`.
+PLAIN = "python -c pass"
 #: What one plain process does, times the cores.
 LIMIT = "limit of the cores"
 #: mpi4py's broadcast of any object, and MPI's own of a buffer.
@@ -32,6 +34,8 @@ NOBODY = ""
 #: Engines of a row, and of one that moves data.
 ENGINES = 4
 DATA_ENGINES = 8
+#: Engines of the many ranks on few cores: `mpirun -n 64 pxcluster`.
+MANY_ENGINES = 63
 
 #: Quartiles of a cost that are further apart than this say nothing: the machine is too busy.
 LARGEST_SPREAD = 0.3
@@ -109,6 +113,13 @@ DATA_SPECS = [
     Spec("data-px", "the second / the first", "x", NOBODY, bound=3),
 ]
 
+MANY_SPECS = [
+    Spec("start-63", "start `mpirun -n 64 pxcluster`", "s", BARE, ratio=1 / 1.5),
+    Spec("start-63", "the same, beside ranks without MPI", "s", PLAIN, ratio=1 / 1.5),
+    Spec("start-63-map", "its first map of 1,000 tasks", "s", NOBODY),
+    Spec("start-63-stop", "its stop", "s", NOBODY),
+]
+
 SPECS = [
     Spec("map", _MAP, "tasks/s", IPYPARALLEL, ratio=300, more_is_better=True),
     Spec("map", _MAP, "tasks/s", FUTURES, ratio=25, more_is_better=True),
@@ -135,6 +146,7 @@ SPECS = [
     Spec("start-4", "start 4 engines", "s", BARE, ratio=1 / 1.5),
     Spec("start-16", "start 16 engines", "s", IPYPARALLEL, ratio=3, engines=16),
     Spec("start-16", "start 16 engines", "s", BARE, ratio=1 / 1.5, engines=16),
+    *(replace(spec, engines=MANY_ENGINES) for spec in MANY_SPECS),
     Spec("memory-controller", "resident: controller", "MB", IPYPARALLEL, bound=40),
     Spec("memory-engine", "resident: engine above bare python", "MB", IPYPARALLEL, bound=25),
     *(replace(spec, engines=DATA_ENGINES) for spec in DATA_SPECS),

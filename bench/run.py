@@ -32,6 +32,7 @@ from rows import (
     LIMIT,
     NAMES,
     OURS,
+    PLAIN,
     POOL,
     POOL_UNORDERED,
     RAW_BCAST,
@@ -57,6 +58,8 @@ ALONE = {
     TLS: ["tls_peer.py"],
 }
 RANKS = {BCAST: ["bcast_peer.py"], RAW_BCAST: ["bcast_peer.py", "--raw"]}
+#: What ranks do that start and end, and nothing else.
+STARTS = {BARE: "import mpi4py.MPI", PLAIN: "pass"}
 
 ALL_TASKS = 20_000
 SAMPLE_TASKS = 2_000
@@ -113,8 +116,8 @@ class Bench:
             return
         print(f"  {system}, {engines} engines: {', '.join(names)}", file=sys.stderr, flush=True)
         try:
-            if system == BARE:
-                found = self._bare(names, engines)
+            if system in STARTS:
+                found = self._start(system, names, engines)
             elif system == FUTURES:
                 found = self._futures(names, engines)
             elif system in ALONE:
@@ -179,7 +182,10 @@ class Bench:
                 *self._sizes(names, engines, tasks),
             ]
             with Job(command, {**self._measuring, **own}, directory / "session.log") as session:
-                return self._read(system, session, job)
+                found = self._read(system, session, job)
+        if (stop_row := f"start-{engines}-stop") in names:
+            found[stop_row] = job.ending
+        return found
 
     def _futures(self, names: list[str], engines: int) -> dict[str, Any]:
         peer = str(HERE / "peers" / "mpi4py_futures_peer.py")
@@ -221,15 +227,15 @@ class Bench:
         except (MeasurementError, OSError) as error:
             self.failures.append(f"{', '.join(names)}: {error}")
 
-    def _bare(self, names: list[str], engines: int) -> dict[str, Any]:
-        command = ["mpirun", "-n", str(engines + 1), sys.executable, "-c", "import mpi4py.MPI"]
-        with Job(command, self._environment, self.directory / "bare.log") as job:
+    def _start(self, system: str, names: list[str], engines: int) -> dict[str, Any]:
+        command = ["mpirun", "-n", str(engines + 1), sys.executable, "-c", STARTS[system]]
+        with Job(command, self._environment, self.directory / "start.log") as job:
             wait_for_end(job, PATIENCE)
             return {names[0]: job.elapsed()}
 
     def run(self, names: list[str]) -> None:
         """All rounds, each with another system first."""
-        systems = [IPYPARALLEL, FUTURES, *ALONE, *RANKS, BARE, OURS]
+        systems = [IPYPARALLEL, FUTURES, *ALONE, *RANKS, *STARTS, OURS]
         for system in CLUSTERS:  # no start pays for reading the files for the first time
             subprocess.run([sys.executable, "-c", f"import {system}"], capture_output=True, check=False)
         engines_of = {spec.name: spec.engines for spec in SPECS}

@@ -175,6 +175,10 @@ def main() -> None:
         importlib.import_module(cluster.module), cluster.connection_file(options.directory), options.engines
     )
     figures: dict[str, float | list[float]] = {f"start-{options.engines}": time.monotonic() - options.spawned}
+    if (map_row := f"start-{options.engines}-map") in rows:
+        begin = time.monotonic()
+        list(client.load_balanced_view().map(lambda x: x, range(1000), block=True))
+        figures[map_row] = time.monotonic() - begin
     if any(row.startswith("memory-") for row in rows):
         figures.update(memory(cluster, options.mark))
     print(json.dumps(figures), flush=True)
