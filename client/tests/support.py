@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 from fake_controller import KEY
+
+#: Seconds; more than anything here takes.
+PATIENCE = 60.0
 
 
 def feed(decoder, pieces, portion=1 << 20):
@@ -49,3 +55,27 @@ def child(code):
     environment = {**os.environ, "PYTHONPATH": f"{here.parent / 'src'}:{here}"}
     command = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+def wait_until(condition):
+    """Wait until `condition()` is true; no longer than `PATIENCE`."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def frame(slots, values=None, failed=()):
+    """A frame of results, as the controller sends it."""
+    pickles = [pickle.dumps(slot**2 if values is None else values[at]) for at, slot in enumerate(slots)]
+    ends = [sum(map(len, pickles[:end])) for end in range(len(pickles) + 1)]
+    count = len(slots)
+    return [
+        struct.pack(f"{count}I", *slots),
+        bytes(4 * count),
+        bytes(slot in failed for slot in slots),
+        bytes(8 * count),
+        bytes(8 * count),
+        struct.pack(f"{count + 1}Q", *ends),
+        b"".join(pickles),
+    ]

@@ -88,13 +88,10 @@ impl Link {
         if let Err(error) = self.send(&FromClient::Status { id }) {
             return Err(self.last_words().unwrap_or(error));
         }
-        loop {
-            match self.receive()? {
-                ToClient::Status(status) if status.id == id => return Ok(status),
-                ToClient::Failed { id: failed, message, .. } if failed == id => return Err(LinkError::Failed(message)),
-                _ => {}
-            }
-        }
+        self.answer(id, |message| match message {
+            ToClient::Status(status) if status.id == id => Some(status),
+            _ => None,
+        })
     }
 
     /// Lets what runs come to its end, at most within `grace` (`None`: as long as it takes), and nothing new begin; the
@@ -102,11 +99,19 @@ impl Link {
     pub fn drain(mut self, grace: Option<Duration>) -> Result<(), LinkError> {
         let id = self.next_id();
         self.send(&FromClient::Drain { id, grace: grace.map(|grace| grace.as_secs_f64()) })?;
+        self.answer(id, |message| matches!(message, ToClient::Done { id: done } if done == id).then_some(()))
+    }
+
+    /// What `wanted` finds in one of the messages that come, unless the controller says that this request failed.
+    fn answer<T>(&mut self, id: RequestId, wanted: impl Fn(ToClient) -> Option<T>) -> Result<T, LinkError> {
         loop {
             match self.receive()? {
-                ToClient::Done { id: done } if done == id => return Ok(()),
                 ToClient::Failed { id: failed, message, .. } if failed == id => return Err(LinkError::Failed(message)),
-                _ => {}
+                message => {
+                    if let Some(found) = wanted(message) {
+                        return Ok(found);
+                    }
+                }
             }
         }
     }

@@ -156,7 +156,8 @@ fn can_go_back(text: &str) -> bool {
     field("JobState=") == Some("RUNNING") || field("Reason=") == Some("TimeLimit")
 }
 
-fn say(sentence: &str) {
+/// A line for whoever reads standard error.
+pub(crate) fn say(sentence: &str) {
     let _closed_stderr = writeln!(io::stderr(), "pxcluster: {sentence}");
 }
 

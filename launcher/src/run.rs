@@ -5,7 +5,7 @@
 //! script beside it.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -25,7 +25,7 @@ use crate::env::rank;
 use crate::link::Link;
 use crate::machine::{Process, host_name, variables, wait_until};
 use crate::rank_program::{self, RankProgramError};
-use crate::requeue::{Requeue, RequeueError};
+use crate::requeue::{Requeue, RequeueError, say};
 use crate::start::{self, Lifetime, StartError, Started, tail, without_manager};
 use crate::stop;
 
@@ -265,10 +265,6 @@ fn own_cluster_id(host: &str, pid: u32) -> String {
 fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
-}
-
-fn say(sentence: &str) {
-    let _closed_stderr = writeln!(io::stderr(), "pxcluster: {sentence}");
 }
 
 #[cfg(test)]

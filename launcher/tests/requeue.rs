@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+#[allow(dead_code, reason = "each program of tests uses a part of it")]
+mod machine;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
@@ -12,12 +14,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
-const RANK: &str = r#"echo '{"mpi":"openmpi","library":"Open MPI v4.1.4","mpicc":null,"mpirun":null}'"#;
+use machine::Machine;
 
 const MPIRUN: &str = r#"
-[ "$1" = --version ] && echo "mpirun (Open MPI) 4.1.4" && exit
 umask 077
 cat > "$PXCLUSTER_DIR/mine/new" <<END
 {"protocol_version":1,"version":"0.1.0","cluster_id":"mine","key":"00","certificate":"","addresses":[],
@@ -46,39 +46,27 @@ else
 fi
 "#;
 
-struct Job {
-    directory: TempDir,
-}
+struct Job(Machine);
 
 impl Job {
     fn new(state: &str) -> Self {
-        let job = Self { directory: tempfile::tempdir().unwrap() };
-        fs::create_dir(job.directory.path().join("bin")).unwrap();
-        for (name, text) in [("rank", RANK), ("mpirun", MPIRUN), ("python", PYTHON), ("scontrol", SCONTROL)] {
-            let path = job.directory.path().join("bin").join(name);
-            fs::write(&path, format!("#!/bin/bash\n{text}")).unwrap();
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        let machine = Machine::new(MPIRUN);
+        machine.program("bin/python", PYTHON);
+        machine.program("bin/scontrol", SCONTROL);
+        let job = Self(machine);
         job.write("job", &format!("JobId=17 JobName=run JobState={state} Requeue=1 Restarts=0\n"));
         job
     }
 
     fn write(&self, name: &str, text: &str) {
-        fs::write(self.directory.path().join(name), text).unwrap();
+        fs::write(self.0.path(name), text).unwrap();
     }
 
     fn command(&self, code: i32) -> Command {
-        let path = self.directory.path();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pxcluster"));
+        let mut command = self.0.command("run --requeue -n 4 --cluster-id mine --python");
         command
-            .args(["run", "--requeue", "-n", "4", "--cluster-id", "mine", "--python"])
-            .arg(path.join("bin/python"))
+            .arg(self.0.path("bin/python"))
             .args(["--", "-c", &code.to_string()])
-            .env_clear()
-            .env("PATH", format!("{}:/usr/bin:/bin", path.join("bin").display()))
-            .env("HOME", path)
-            .env("PXCLUSTER_DIR", path)
-            .env("PXCLUSTER_RANK_PROGRAM", path.join("bin/rank"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -95,7 +83,7 @@ impl Job {
         let slurm = [("SLURM_JOB_ID", "17"), ("SLURM_JOB_NODELIST", "n1"), ("SLURM_TASKS_PER_NODE", "5")];
         let mut running = self.command(code).envs(slurm).process_group(0).spawn().unwrap();
         let end = Instant::now() + Duration::from_secs(60);
-        while !self.directory.path().join("running").exists() {
+        while !self.0.path("running").exists() {
             if Instant::now() > end || running.try_wait().unwrap().is_some() {
                 let _ended = running.kill();
                 panic!("the script does not run: {:?}", running.wait_with_output());
@@ -108,7 +96,7 @@ impl Job {
 
     /// What scontrol was asked to do.
     fn asked(&self) -> String {
-        fs::read_to_string(self.directory.path().join("asked")).unwrap_or_default()
+        fs::read_to_string(self.0.path("asked")).unwrap_or_default()
     }
 }
 
@@ -185,5 +173,5 @@ fn outside_a_job_nothing_is_started() {
         "pxcluster: --requeue puts a batch job of Slurm's back into the queue, and this is none: submit the script with \
          sbatch\n"
     );
-    assert!(!job.directory.path().join("mine").exists());
+    assert!(!job.0.path("mine").exists());
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from .dependency import dependency_of, needs
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import os
     from array import array
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from .checkpoint import Checkpoint
     from .mapresult import AsyncMapResult
@@ -143,16 +145,14 @@ class LoadBalancedView(View):
             raise TypeError("must have some sequences to map onto!")
         star = len(sequences) > 1
         items: Iterable[Any] = zip(*sequences, strict=False) if star else sequences[0]
-        result = self._map_items(
-            f,
-            items,
-            star,
-            chunksize or 1,
-            ordered,
-            return_exceptions,
-            label,
-            checkpoint=None if checkpoint is None else (checkpoint, same_code),
-        )
+        chunksize = chunksize or 1
+        kept: AbstractContextManager[Checkpoint | None] = nullcontext()
+        if checkpoint is not None and chunksize > 0 and (items := list(items)):
+            from .checkpoint import Checkpoint
+
+            kept = Checkpoint(checkpoint, same_code, f, items, star, chunksize)
+        with kept as journal:
+            result = self._map_items(f, items, star, chunksize, ordered, return_exceptions, label, checkpoint=journal)
         if isinstance(result, list) or not (self.block if block is None else block):
             return result
         return result.get()
@@ -167,32 +167,10 @@ class LoadBalancedView(View):
         return_exceptions: bool,
         label: str | None,
         join: Callable[[Sequence[Any]], Any] | None = None,
-        checkpoint: tuple[Any, bool] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> AsyncMapResult | list[Any]:
         if chunksize < 1:
             raise ValueError(f"chunksize must be at least 1, not {chunksize}")
-        if checkpoint is None:
-            return self._map_tasks(f, items, star, chunksize, ordered, return_exceptions, label, join, None)
-        known = list(items)
-        if not known:
-            return []
-        from .checkpoint import Checkpoint
-
-        with Checkpoint(*checkpoint, f, known, star, chunksize) as kept:
-            return self._map_tasks(f, known, star, chunksize, ordered, return_exceptions, label, join, kept)
-
-    def _map_tasks(
-        self,
-        f: Callable[..., Any],
-        items: Iterable[Any],
-        star: bool,
-        chunksize: int,
-        ordered: bool,
-        return_exceptions: bool,
-        label: str | None,
-        join: Callable[[Sequence[Any]], Any] | None,
-        checkpoint: Checkpoint | None,
-    ) -> AsyncMapResult | list[Any]:
         from .mapresult import AsyncMapResult
 
         sizes: list[int] | None = None

@@ -33,6 +33,13 @@ pub(crate) enum Unanswered {
     Silent(f64),
 }
 
+/// Slurm's squeue, to say these fields (its letters) of a job.
+pub(crate) fn squeue(job: &str, format: &str) -> Command {
+    let mut command = Command::new("squeue");
+    command.args(["--noheader", "--jobs", job, "--format", format]);
+    command
+}
+
 impl Ask {
     pub(crate) fn new(timeout: Duration) -> Self {
         Self { timeout }

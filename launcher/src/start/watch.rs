@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Output};
+use std::process::{ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use super::{StartError, tail};
 use crate::directory::shown;
-use crate::doctor::ask::Ask;
+use crate::doctor::ask::{Ask, squeue};
 use crate::failure::{job_is_foreign, job_is_over, reason};
 
 /// How much of what was printed is looked at.
@@ -77,9 +77,7 @@ fn head(log: &Path) -> String {
 
 /// What is wrong with a job, as far as Slurm answers.
 fn ask_slurm(job: &str) -> Option<String> {
-    let mut command = Command::new("squeue");
-    command.args(["--noheader", "--jobs", job, "--format", "%T %U"]);
-    let answer = Ask::new(SQUEUE).program(&mut command).ok()?;
+    let answer = Ask::new(SQUEUE).program(&mut squeue(job, "%T %U")).ok()?;
     judge(job, &answer, nix::unistd::geteuid().as_raw())
 }
 

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use pxcluster_protocol::connection::ConnectionFile;
 
 use super::SubmitError;
 use crate::directory::{ClusterDirectory, DirectoryError};
+use crate::doctor::ask::squeue;
 use crate::start::tail;
 
 /// How often the connection file is looked for.
@@ -109,10 +109,7 @@ impl Queued {
 
 /// Asks squeue; `None`: Slurm does not know the job any more.
 fn ask(id: &str) -> Result<Option<Queued>, SubmitError> {
-    let output = Command::new("squeue")
-        .args(["--noheader", "--jobs", id, "--format", "%T|%r|%N"])
-        .output()
-        .map_err(SubmitError::Squeue)?;
+    let output = squeue(id, "%T|%r|%N").output().map_err(SubmitError::Squeue)?;
     Ok(parse(&String::from_utf8_lossy(&output.stdout)))
 }
 

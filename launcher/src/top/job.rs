@@ -1,21 +1,18 @@
 //! When the Slurm job of the cluster ends: squeue is asked where the controller was not told.
 
-use std::process::Command;
 use std::time::Duration;
 
 use slurm_env::{TimeLeft, parse_time_left};
 
 use super::model::End;
-use crate::doctor::ask::Ask;
+use crate::doctor::ask::{Ask, squeue};
 
 /// How long squeue may take.
 const SQUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Asks squeue; `None`: there is none here, it does not answer, or it does not know. `now`: Unix time in seconds.
 pub(super) fn end_of(id: &str, now: f64) -> Option<End> {
-    let mut squeue = Command::new("squeue");
-    squeue.args(["--noheader", "--jobs", id, "--format", "%L"]);
-    let output = Ask::new(SQUEUE_TIMEOUT).program(&mut squeue).ok()?;
+    let output = Ask::new(SQUEUE_TIMEOUT).program(&mut squeue(id, "%L")).ok()?;
     end(&String::from_utf8_lossy(&output.stdout), now)
 }
 
