@@ -54,6 +54,12 @@ def rows(lines: list[str]) -> dict[str, list[str]]:
     return found
 
 
+def memory(cells: list[str]) -> float:
+    """What a row says of memory, in bytes."""
+    number, unit = cells[5:7]
+    return float(number) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+
+
 @pytest.mark.usefixtures("busy")
 def test_a_cluster_at_work(cluster: Cluster, top: Callable[..., Terminal]) -> None:
     terminal = top(cluster)
@@ -68,7 +74,10 @@ def test_a_cluster_at_work(cluster: Cluster, top: Callable[..., Terminal]) -> No
     shown = rows(terminal.lines())
     assert list(shown) == [HOST, "engine 0", "engine 1", "engine 2", "engine 3"]
     assert [shown[f"engine {engine}"][0] for engine in range(4)] == ["busy"] * 4
-    assert all(shown[name][5:7][1] == "MB" for name in shown), "memory"
+    sizes = {name: memory(cells) for name, cells in shown.items()}
+    of_host = sizes.pop(HOST)
+    assert all(size > 10e6 for size in sizes.values()), terminal.text()
+    assert of_host == pytest.approx(sum(sizes.values()), rel=0.1)  # two digits are shown
     waiting = re.search(r"(\d+) tasks waiting, (\d+) on engines, 0 direct requests", terminal.text())
     assert waiting is not None
     assert int(waiting[1]) > 1000
