@@ -7,6 +7,7 @@
 mod calls;
 mod collective;
 pub mod pmix;
+mod start;
 mod world;
 
 pub use world::{World, WorldError, library_version};

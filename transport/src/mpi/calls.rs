@@ -191,7 +191,7 @@ impl Receiving {
     }
 }
 
-fn test(request: &mut ffi::MPI_Request) -> Result<bool, TransportError> {
+pub(super) fn test(request: &mut ffi::MPI_Request) -> Result<bool, TransportError> {
     let mut flag = 0;
     // SAFETY: a request that was made by MPI and is owned by the caller; done requests become null ones.
     check("MPI_Test", unsafe { ffi::MPI_Test(request, &raw mut flag, ffi::RSMPI_STATUS_IGNORE.cast()) })?;

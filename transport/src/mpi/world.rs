@@ -1,19 +1,20 @@
 //! The MPI job of this process: its start, its communicators, its end.
 
+use super::calls::{self, Communicator as Handle};
 use super::collective::{self, Collective};
-use super::{MpiTransport, calls};
+use super::{MpiTransport, start};
 use crate::TransportError;
 use crate::arena::{Arena, Node};
 use crate::doorbell::{self, Doorbells};
 use mpi::Threading;
-use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
 use mpi::ffi;
 use mpi::topology::{Color, SimpleCommunicator};
-use mpi::traits::{AsRaw, Communicator, CommunicatorCollectives, Root};
+use mpi::traits::{AsRaw, Communicator, Group};
 use pxcluster_protocol::Rank;
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -61,19 +62,18 @@ impl World {
             return Err(WorldError::NoThreads);
         }
         let world = universe.world();
-        let control = world.duplicate();
-        // SAFETY: a live communicator; errors are returned by the calls that follow, and not fatal.
-        calls::check("MPI_Comm_set_errhandler", unsafe {
-            ffi::MPI_Comm_set_errhandler(control.as_raw(), ffi::RSMPI_ERRORS_RETURN)
-        })?;
-        let color = if world.rank() == 0 { Color::undefined() } else { Color::with_value(1) };
-        let engines = world.split_by_color(color);
-        let node = control.split_shared(control.rank());
-        let (doorbells, local) = share_doorbells(&control, &node)?;
-        let arena = share_arena(&node).map(Arc::new);
-        let nodes = nodes(&control, &node, arena.as_deref());
-        let first_ranks = first_ranks(&control, &node)?;
-        let unlinked = unlink_shared_memory(&node);
+        let control = start::duplicate(Handle(world.as_raw()))?;
+        // The engines make theirs without rank 0, which MPICH does in a third of the time of a split.
+        let of_engines = world.group().exclude(&[0]);
+        let is_engine = world.rank() != 0;
+        let engines = is_engine.then(|| world.split_by_subgroup_with_tag(&of_engines, 0)).flatten();
+        let split = (!is_one_node(&control)?).then(|| control.split_shared(control.rank()));
+        let node = split.as_ref().unwrap_or(&control);
+        let (doorbells, local) = share_doorbells(&control, node)?;
+        let arena = share_arena(node)?.map(Arc::new);
+        let nodes = nodes(&control, node, arena.as_deref())?;
+        let first_ranks = if split.is_some() { first_ranks(&control, node)? } else { None };
+        let unlinked = unlink_shared_memory(node)?;
         let (doorbells, local) = (Arc::new(doorbells), local.into());
         Ok(Self { threads, control, engines, doorbells, local, arena, nodes, first_ranks, unlinked, universe })
     }
@@ -101,7 +101,7 @@ impl World {
 
     /// The transport of this rank; made once, and used by one thread at a time.
     pub fn transport(&self) -> MpiTransport {
-        let communicator = calls::Communicator(self.control.as_raw());
+        let communicator = Handle(self.control.as_raw());
         let (doorbells, local) = (Arc::clone(&self.doorbells), Arc::clone(&self.local));
         let mut transport = MpiTransport::new(communicator, self.rank(), doorbells, local);
         if let Some(first_ranks) = &self.first_ranks {
@@ -124,8 +124,10 @@ impl World {
     /// Waits until every rank has come to its end, and takes what is still under way to this one (acknowledgements, which
     /// nobody needs any more). To be called by all ranks, after their transports are drained and before MPI is finalised.
     pub fn finish(&self) {
-        self.control.barrier();
-        let communicator = calls::Communicator(self.control.as_raw());
+        let communicator = Handle(self.control.as_raw());
+        if start::barrier(communicator).is_err() {
+            return;
+        }
         let mut misses = 0;
         while misses < 2 {
             match communicator.probe() {
@@ -157,17 +159,36 @@ pub fn library_version() -> String {
     text.lines().next().unwrap_or_default().trim_matches(['\0', ' ']).to_owned()
 }
 
+/// Whether all ranks are seen to have one host name, one kernel and one directory of shared memory, so that MPI need not
+/// be asked for the ranks of this node: a split takes MPICH seconds where ranks are more than cores. Collective.
+fn is_one_node(control: &SimpleCommunicator) -> Result<bool, TransportError> {
+    // A number of its own for a rank that cannot tell.
+    let unknown = u64::from(u32::MAX) + control.rank() as u64;
+    let mine = home().unwrap_or(unknown);
+    Ok(start::all_gather(Handle(control.as_raw()), [mine])?.iter().all(|[other]| *other == mine))
+}
+
+/// A number for the place of this process: host name, boot of the kernel, directory of shared memory.
+fn home() -> Option<u64> {
+    let mut hasher = std::hash::DefaultHasher::new();
+    for file in ["/proc/sys/kernel/hostname", "/proc/sys/kernel/random/boot_id"] {
+        std::fs::read(file).ok()?.hash(&mut hasher);
+    }
+    let directory = std::fs::metadata(doorbell::path("").parent()?).ok()?;
+    (directory.dev(), directory.ino()).hash(&mut hasher);
+    Some(hasher.finish())
+}
+
 /// Maps the node's doorbells in all its ranks. Collective.
 fn share_doorbells(
     control: &SimpleCommunicator,
     node: &SimpleCommunicator,
 ) -> Result<(Doorbells, Vec<bool>), TransportError> {
-    let mut ranks = vec![0i32; node.size() as usize];
-    node.all_gather_into(&control.rank(), &mut ranks[..]);
-    let size = control.size() as u32;
+    let handle = Handle(node.as_raw());
     // The name only has to be new on this node.
-    let mut name = u64::from(std::process::id());
-    node.process_at_rank(0).broadcast_into(&mut name);
+    let all = start::all_gather(handle, [control.rank() as u64, u64::from(std::process::id())])?;
+    let (ranks, name): (Vec<u64>, u64) = (all.iter().map(|[rank, _]| *rank).collect(), all[0][1]);
+    let size = control.size() as u32;
     let path = doorbell::path(&format!("bells-{name}"));
     let with_fifo = ranks.contains(&0);
     let mut made = None;
@@ -175,9 +196,9 @@ fn share_doorbells(
         doorbell::unlink(&path); // of a process with the same id that was killed within the next few lines
         made = Some(create(&path, size, with_fifo));
     }
-    node.barrier();
+    start::barrier(handle)?;
     let doorbells = made.unwrap_or_else(|| open(&path, size, with_fifo));
-    node.barrier();
+    start::barrier(handle)?;
     if node.rank() == 0 {
         doorbell::unlink(&path);
     }
@@ -187,23 +208,22 @@ fn share_doorbells(
 }
 
 /// Opens one arena in all ranks of the node, or in none. Collective.
-fn share_arena(node: &SimpleCommunicator) -> Option<Arena> {
-    let mut name = u64::from(std::process::id());
-    node.process_at_rank(0).broadcast_into(&mut name);
+fn share_arena(node: &SimpleCommunicator) -> Result<Option<Arena>, TransportError> {
+    let handle = Handle(node.as_raw());
+    let name = start::of_first(handle, u64::from(std::process::id()))?;
     let path = doorbell::path(&format!("arena-{name}"));
     let mut made = None;
     if node.rank() == 0 {
         let _of_a_killed_process = std::fs::remove_file(&path);
         made = Some(Arena::create(&path));
     }
-    node.barrier();
+    start::barrier(handle)?;
     let arena = made.unwrap_or_else(|| Arena::open(&path));
-    let mut everybody = 0u8;
-    node.all_reduce_into(&u8::from(arena.is_ok()), &mut everybody, SystemOperation::min());
+    let all = start::all_gather(handle, [u64::from(arena.is_ok())])?;
     if node.rank() == 0 {
         let _never_made = std::fs::remove_file(&path);
     }
-    arena.ok().filter(|_| everybody == 1)
+    Ok(arena.ok().filter(|_| all.iter().all(|[ok]| *ok == 1)))
 }
 
 /// The communicator of the first ranks of all nodes, if there are several and MPI's broadcast is the faster one. Collective.
@@ -221,13 +241,14 @@ fn first_ranks(
 }
 
 /// What each rank has to say of its node. Collective.
-fn nodes(control: &SimpleCommunicator, node: &SimpleCommunicator, arena: Option<&Arena>) -> Vec<Node> {
-    let mut first = control.rank();
-    node.process_at_rank(0).broadcast_into(&mut first);
-    let mine = [first as u64, arena.map_or(0, Arena::room)];
-    let mut all = vec![0u64; 2 * control.size() as usize];
-    control.all_gather_into(&mine[..], &mut all[..]);
-    all.chunks_exact(2).map(|words| Node { first: Rank(words[0] as u32), room: words[1] }).collect()
+fn nodes(
+    control: &SimpleCommunicator,
+    node: &SimpleCommunicator,
+    arena: Option<&Arena>,
+) -> Result<Vec<Node>, TransportError> {
+    let first = start::of_first(Handle(node.as_raw()), control.rank() as u64)?;
+    let all = start::all_gather(Handle(control.as_raw()), [first, arena.map_or(0, Arena::room)])?;
+    Ok(all.into_iter().map(|[first, room]| Node { first: Rank(first as u32), room }).collect())
 }
 
 fn create(path: &Path, size: u32, with_fifo: bool) -> Result<Doorbells, TransportError> {
@@ -248,21 +269,18 @@ fn open(path: &Path, size: u32, with_fifo: bool) -> Result<Doorbells, TransportE
 
 /// Unlinks the file in `/dev/shm` that MPI has made for this rank, once every rank of the node has mapped every such file, so
 /// that nothing is left there however the job ends. Where that cannot be told, MPI's own clean-up has to do. Collective.
-fn unlink_shared_memory(node: &SimpleCommunicator) -> Option<PathBuf> {
+fn unlink_shared_memory(node: &SimpleCommunicator) -> Result<Option<PathBuf>, TransportError> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let files = mapped_files(&maps);
     let mut hasher = std::hash::DefaultHasher::new();
     files.hash(&mut hasher);
     let mine = hasher.finish();
-    let mut all = vec![0u64; node.size() as usize];
-    node.all_gather_into(&mine, &mut all[..]);
-    if all.iter().any(|other| *other != mine) {
-        return None;
+    if start::all_gather(Handle(node.as_raw()), [mine])?.iter().any(|[other]| *other != mine) {
+        return Ok(None);
     }
     let place = std::env::var("OMPI_COMM_WORLD_LOCAL_RANK").ok();
-    let own = files.into_iter().find(|file| is_own(file, place.as_deref(), node.rank() == 0))?;
-    std::fs::remove_file(own).ok()?;
-    Some(PathBuf::from(own))
+    let own = files.into_iter().find(|file| is_own(file, place.as_deref(), node.rank() == 0));
+    Ok(own.filter(|own| std::fs::remove_file(own).is_ok()).map(PathBuf::from))
 }
 
 /// Whether this rank is the one to unlink a file. Open MPI makes one for each rank, whose place on the node ends the name;
@@ -290,6 +308,12 @@ mod tests {
                     7f02-7f03 rw-s 00000000 00:1b 6    /dev/shm/pxcluster-bells-1 (deleted)\n\
                     7f03-7f04 r-xp 00000000 08:01 7    /usr/lib/libc.so.6\n";
         assert_eq!(mapped_files(maps).into_iter().collect::<Vec<_>>(), ["/dev/shm/vader_segment.vm.0.1.0"]);
+    }
+
+    #[test]
+    fn two_ranks_in_one_place_say_the_same() {
+        assert!(home().is_some());
+        assert_eq!(home(), home());
     }
 
     #[test]
