@@ -243,6 +243,17 @@ def fill(opened):
     opened._database.execute(f"PRAGMA max_page_count = {opened._database.execute('PRAGMA page_count').fetchone()[0]}")
 
 
+def make_room(opened):
+    """Take the limit away, in the thread that writes: a connection is used by one thread at a time, and closed by it."""
+    attempt = opened._attempt
+
+    def with_room(batch):
+        opened._database.execute("PRAGMA max_page_count = 1000")
+        return attempt(batch)
+
+    opened._attempt = with_room
+
+
 def test_a_full_disk_that_has_room_again(path, monkeypatch) -> None:
     monkeypatch.setattr(journal, "_RETRY", 0.01)
     opened = Journal(str(path), identity())
@@ -257,7 +268,7 @@ def test_a_full_disk_that_has_room_again(path, monkeypatch) -> None:
 
     with pytest.warns(RuntimeWarning, match=r"cannot be written \(database or disk is full\): results that") as told:
         write_and_finish()
-    opened._database.execute("PRAGMA max_page_count = 1000")
+    make_room(opened)
     opened._thread.join(PATIENCE)
     assert len(told) == 1
     assert kept(path) == {1: "a" * 10_000, 2: "b", 3: 9}
