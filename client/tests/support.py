@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from fake_controller import KEY
@@ -55,6 +57,36 @@ def child(code):
     environment = {**os.environ, "PYTHONPATH": f"{here.parent / 'src'}:{here}"}
     command = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+class Storm:
+    """SIGINT from another process, at whatever point this one is. The interrupts that hit raise KeyboardInterrupt."""
+
+    def __init__(self):
+        self.hits = self._left = 0
+        signal.signal(signal.SIGINT, self._hit)
+        send = "import os, random, time\nwhile True: os.kill({}, 2); time.sleep(0.002 * random.random())"
+        self._sender = subprocess.Popen([sys.executable, "-c", send.format(os.getpid())])
+
+    def _hit(self, signum, frame):
+        if self._left:
+            self._left -= 1
+            self.hits += 1
+            raise KeyboardInterrupt
+
+    def over(self, work):
+        """Run `work`, with two hits at most: wherever they come, they end here."""
+        with suppress(KeyboardInterrupt):
+            with suppress(KeyboardInterrupt):
+                with suppress(KeyboardInterrupt):
+                    self._left = 2
+                    work()
+                self._left = 0
+            self._left = 0
+
+    def end(self):
+        self._sender.kill()
+        self._sender.wait()
 
 
 def wait_until(condition):

@@ -88,40 +88,57 @@ def test_interrupting_a_send_that_is_blocked_loses_no_bytes(rc, controller):
 
 def test_a_storm_of_interrupts_tears_nothing():
     code = """
-        import os, signal, tempfile, threading
-        from support import info_of
+        import os, tempfile
+        from support import Storm, info_of
         from fake_controller import FakeController
         import pxcluster
 
-        # Before any thread begins: one that takes the signal would have it raised here at whatever point this is.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         path = tempfile.mkdtemp() + "/s"
         fake = FakeController(path)
         rc = pxcluster.Client(info_of(path))
         lbv = rc.load_balanced_view()
-        stop = threading.Event()
+        finished = 0
 
-        def storm():
-            while not stop.wait(0.003):
-                os.kill(os.getpid(), signal.SIGINT)
+        def work():
+            global finished
+            assert rc[0].apply_sync(len, "ab") == 2
+            assert lbv.map_sync(len, ["abc"] * 5) == [3] * 5
+            finished += 1
 
-        thread = threading.Thread(target=storm)
-        thread.start()
-        interrupted = finished = 0
-        while finished < 50 or interrupted < 20:
-            try:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-                try:
-                    assert rc[0].apply_sync(len, "ab") == 2
-                    assert lbv.map_sync(len, ["abc"] * 5) == [3] * 5
-                    finished += 1
-                finally:
-                    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-            except KeyboardInterrupt:
-                interrupted += 1
-        stop.set()
-        thread.join()
+        storm = Storm()
+        while finished < 50 or storm.hits < 200:
+            storm.over(work)
+        storm.end()
         assert rc[:].apply_sync(len, "abc") == [3] * 4
+        print("survived")
+        rc.close()
+        os._exit(0)
+    """
+    done = child(code)
+    assert done.stdout == "survived\n", done.stderr
+
+
+def test_a_storm_while_another_thread_reads():
+    code = """
+        import os, tempfile, threading
+        from support import Storm, info_of
+        from fake_controller import FakeController
+        import pxcluster
+
+        path = tempfile.mkdtemp() + "/s"
+        fake = FakeController(path)
+        rc = pxcluster.Client(info_of(path))
+        fake.hold.set()
+        result = rc[0].apply_async(len, "ab")
+        reader = threading.Thread(target=result.wait)
+        reader.start()
+        storm = Storm()
+        while storm.hits < 3000:
+            storm.over(result.wait)
+        storm.end()
+        fake.release()
+        assert result.get(60) == 2
+        reader.join(60)
         print("survived")
         rc.close()
         os._exit(0)
@@ -142,9 +159,12 @@ def test_the_guard_remembers_and_delivers_once():
     signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         guard.open()
+    signal.raise_signal(signal.SIGINT)  # an interrupt that was delivered has shut it
+    with pytest.raises(KeyboardInterrupt):
+        guard.open()
+    guard.open()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    guard.shut()
     guard.release(outer)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

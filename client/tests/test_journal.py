@@ -244,7 +244,7 @@ def fill(opened):
 
 
 def make_room(opened):
-    """Take the limit away, in the thread that writes: a connection is used by one thread at a time, and closed by it."""
+    """Take the limit away, in the thread that writes: it alone uses the connection, and closes it."""
     attempt = opened._attempt
 
     def with_room(batch):

@@ -2,7 +2,8 @@
 
 While the main thread sends, receives or dispatches, SIGINT is only remembered; it is delivered to the handler that was
 installed before (usually the one that raises KeyboardInterrupt) at once while the thread is blocked or runs callbacks,
-and otherwise when the guarded part ends. Nothing is lost in either case: neither bytes nor the interrupt.
+and otherwise when the guarded part ends. Nothing is lost in either case: neither bytes nor the interrupt. One that was
+delivered shuts the guard, so that the next one cannot tear what the first one ends.
 """
 
 from __future__ import annotations
@@ -74,9 +75,12 @@ class InterruptGuard:
             self._deliver()
 
     def _deliver(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
+        while self._pending is not None:
+            pending, self._pending = self._pending, None
+            # If this raises, the guard stays shut: a second interrupt must not tear what the first one ends.
+            was_open, self._open = self._open, False
             self._previous(*pending)
+            self._open = was_open
 
 
 guard = InterruptGuard()

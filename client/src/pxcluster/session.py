@@ -4,7 +4,7 @@ A session outlives its connections. When one is lost while the cluster goes on, 
 set meanwhile, and threads wait): the controller has kept what was not confirmed.
 
 Who reads. A thread that waits for something reads the socket itself (the leader); other threads that wait meanwhile
-(followers) sleep on a condition until the leader has dispatched something or leaves. When nobody waits, a daemon
+(followers) sleep until the leader has dispatched something or leaves. When nobody waits, a daemon
 thread reads, so that callbacks run and results arrive; it polls beside the leader, finds the reader's lock taken and
 then keeps away until no leader has come for a few milliseconds. So a request costs no change of thread, and an idle
 client costs nothing.
@@ -20,7 +20,7 @@ import os
 import select
 import threading
 from collections import deque
-from time import monotonic
+from time import monotonic, sleep
 
 from . import frames
 from .controlrequest import ControlRequest, FetchRequest
@@ -31,6 +31,7 @@ from .progress import UploadBar
 from .reconnect import reconnect
 from .registry import Registry
 from .sharedmemory import LARGE
+from .sleepers import Sleepers
 from .uploads import Uploads
 
 TYPE_CHECKING = False
@@ -74,8 +75,7 @@ class Session:
         self._received = self._confirmed = self._fresh = 0
         self._reading = threading.Lock()
         self._sending = threading.Lock()
-        self._changed = threading.Condition()
-        self._followers = 0
+        self._followers = Sleepers()
         self._turns = 0
         self._outbox: deque[memoryview] = deque()
         self._uploads = Uploads(self)
@@ -245,7 +245,7 @@ class Session:
                     finally:
                         self._reading.release()
                         if self._followers:
-                            self._notify()
+                            self._followers.wake()
                 if self._callbacks:
                     self._run_callbacks(main)
                 if ready():
@@ -277,25 +277,21 @@ class Session:
 
     def _follow(self, ready: Callable[[], bool], left: float | None, main: bool) -> None:
         """Sleep until the leader has dispatched something or leaves."""
+        alarm = self._followers.join()
         try:
-            if main:
-                guard.open()
-            with self._changed:
-                self._followers += 1
-                try:
-                    # The leader looks at _followers after each dispatch and after it has left: whatever happened
-                    # before the line above is seen by the next one.
-                    if not ready() and (self._reading.locked() or self._broken is not None) and self.lost is None:
-                        self._changed.wait(left)
-                finally:
-                    self._followers -= 1
+            # The leader looks at the followers after each dispatch and after it has left: whatever happened before the
+            # line above is seen by the next one.
+            if ready() or not (self._reading.locked() or self._broken is not None) or self.lost is not None:
+                return
+            try:
+                if main:
+                    guard.open()
+                alarm.acquire(timeout=-1 if left is None else left)
+            finally:
+                if main:
+                    guard.shut()
         finally:
-            if main:
-                guard.shut()
-
-    def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+            self._followers.leave(alarm)
 
     def _run_callbacks(self, main: bool) -> None:
         try:
@@ -356,7 +352,7 @@ class Session:
                 finally:
                     self._reading.release()
                     if self._followers:
-                        self._notify()
+                        self._followers.wake()
             else:
                 self._park()
             if self._callbacks:
@@ -371,7 +367,7 @@ class Session:
                     reconnect(self, self._reopen, self._broken)
         finally:
             if self._followers:
-                self._notify()
+                self._followers.wake()
 
     def _drain_wakes(self) -> None:
         os.read(self._wake_receive, 4096)
@@ -381,8 +377,7 @@ class Session:
         turns = -1
         while turns != self._turns and self.lost is None and not self._callbacks and not self._outbox:
             turns = self._turns
-            with self._changed:
-                self._changed.wait(_PARKED)
+            sleep(_PARKED)
 
     # -- receiving -----------------------------------------------------------------------------------------------
 
@@ -409,7 +404,7 @@ class Session:
         except Exception as problem:
             self._lose(f"the controller sent something unintelligible: {type(problem).__name__}: {problem}")
         if self._followers:
-            self._notify()
+            self._followers.wake()
 
     def _dispatch(self, header: Header, buffers: list[Bytes]) -> None:
         kind = header["type"]
