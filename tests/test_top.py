@@ -67,8 +67,8 @@ def test_a_cluster_at_work(cluster: Cluster, top: Callable[..., Terminal]) -> No
 
     def rates() -> list[float]:
         cells = rows(terminal.lines())
-        engines = [cells[name][3] for name in sorted(cells) if name.startswith("engine")]
-        return [float(rate) for rate in engines if rate[:1].isdigit()]
+        engines = [cells[name] for name in sorted(cells) if name.startswith("engine")]
+        return [float(row[3]) for row in engines if len(row) == 7]  # no rate is known yet: its cell is empty
 
     wait_for(lambda: len(rates()) == 4 and all(rates()), lambda: f"every engine finishes tasks: {terminal.text()}")
     shown = rows(terminal.lines())
