@@ -4,10 +4,10 @@ A session outlives its connections. When one is lost while the cluster goes on, 
 set meanwhile, and threads wait): the controller has kept what was not confirmed.
 
 Who reads. A thread that waits for something reads the socket itself (the leader); other threads that wait meanwhile
-(followers) sleep until the leader has dispatched something or leaves. When nobody waits, a daemon
-thread reads, so that callbacks run and results arrive; it polls beside the leader, finds the reader's lock taken and
-then keeps away until no leader has come for a few milliseconds. So a request costs no change of thread, and an idle
-client costs nothing.
+(followers) sleep until the leader has dispatched something or leaves. When nobody waits, a daemon thread reads, so
+that callbacks run and results arrive; it polls beside the leader, finds the reader's lock taken and then keeps away
+until no leader has come for a few milliseconds. So a request costs no change of thread, and an idle client costs
+nothing.
 
 Locks. ``_reading``: held while bytes are received and dispatched, never while blocked by the daemon or while
 callbacks run. ``_sending``: numbering and writing of frames. A thread never takes ``_reading`` while it holds
@@ -244,8 +244,7 @@ class Session:
                             self._lead(left, main, sleepless)
                     finally:
                         self._reading.release()
-                        if self._followers:
-                            self._followers.wake()
+                        self._followers.wake()
                 if self._callbacks:
                     self._run_callbacks(main)
                 if ready():
@@ -351,8 +350,7 @@ class Session:
                         self._read()
                 finally:
                     self._reading.release()
-                    if self._followers:
-                        self._followers.wake()
+                    self._followers.wake()
             else:
                 self._park()
             if self._callbacks:
@@ -366,8 +364,7 @@ class Session:
                 if self._broken is not None and self.lost is None:
                     reconnect(self, self._reopen, self._broken)
         finally:
-            if self._followers:
-                self._followers.wake()
+            self._followers.wake()
 
     def _drain_wakes(self) -> None:
         os.read(self._wake_receive, 4096)
@@ -403,8 +400,7 @@ class Session:
             self._break(f"the connection to the controller broke: {problem.strerror or problem}")
         except Exception as problem:
             self._lose(f"the controller sent something unintelligible: {type(problem).__name__}: {problem}")
-        if self._followers:
-            self._followers.wake()
+        self._followers.wake()
 
     def _dispatch(self, header: Header, buffers: list[Bytes]) -> None:
         kind = header["type"]

@@ -10,14 +10,11 @@ from threading import Lock
 
 
 class Sleepers:
-    """The threads that sleep; `len` says how many."""
+    """The threads that sleep."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._alarms: list[Lock] = []
-
-    def __len__(self) -> int:
-        return len(self._alarms)
 
     def join(self) -> Lock:
         """An alarm for the calling thread, which sleeps as it acquires it: until the next :meth:`wake` from now on."""
@@ -33,7 +30,9 @@ class Sleepers:
             self._alarms.remove(alarm)
 
     def wake(self) -> None:
-        """There is news."""
+        """There is news. Costs nothing while nobody sleeps."""
+        if not self._alarms:
+            return
         with self._lock:
             for alarm in self._alarms:
                 if alarm.locked():

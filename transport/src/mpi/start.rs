@@ -8,7 +8,7 @@ use super::calls::{self, Communicator};
 use crate::TransportError;
 use mpi::ffi;
 use mpi::topology::SimpleCommunicator;
-use mpi::traits::FromRaw;
+use mpi::traits::{AsRaw, FromRaw};
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -61,11 +61,6 @@ pub(super) fn all_gather<const N: usize>(
     Ok(all)
 }
 
-/// What the first rank says. Collective.
-pub(super) fn of_first(everybody: Communicator, mine: u64) -> Result<u64, TransportError> {
-    Ok(all_gather(everybody, [mine])?[0][0])
-}
-
 /// A communicator of the same ranks whose errors are returned, and not fatal. Collective.
 pub(super) fn duplicate(everybody: Communicator) -> Result<SimpleCommunicator, TransportError> {
     let (mut made, mut request) = (MaybeUninit::uninit(), MaybeUninit::uninit());
@@ -76,10 +71,17 @@ pub(super) fn duplicate(everybody: Communicator) -> Result<SimpleCommunicator, T
         made.assume_init()
     };
     // SAFETY: a live communicator; nobody else frees it.
-    unsafe {
-        calls::check("MPI_Comm_set_errhandler", ffi::MPI_Comm_set_errhandler(made, ffi::RSMPI_ERRORS_RETURN))?;
-        Ok(SimpleCommunicator::from_raw(made))
-    }
+    let made = unsafe { SimpleCommunicator::from_raw(made) };
+    return_errors(&made)?;
+    Ok(made)
+}
+
+/// From here on errors are returned by the calls of a communicator, and not fatal.
+pub(super) fn return_errors(communicator: &SimpleCommunicator) -> Result<(), TransportError> {
+    // SAFETY: a live communicator.
+    calls::check("MPI_Comm_set_errhandler", unsafe {
+        ffi::MPI_Comm_set_errhandler(communicator.as_raw(), ffi::RSMPI_ERRORS_RETURN)
+    })
 }
 
 fn wait(mut request: ffi::MPI_Request) -> Result<(), TransportError> {

@@ -1,6 +1,6 @@
 //! The MPI job of this process: its start, its communicators, its end.
 
-use super::calls::{self, Communicator as Handle};
+use super::calls::Communicator as Handle;
 use super::collective::{self, Collective};
 use super::{MpiTransport, start};
 use crate::TransportError;
@@ -69,9 +69,14 @@ impl World {
         let engines = is_engine.then(|| world.split_by_subgroup_with_tag(&of_engines, 0)).flatten();
         let split = (!is_one_node(&control)?).then(|| control.split_shared(control.rank()));
         let node = split.as_ref().unwrap_or(&control);
-        let (doorbells, local) = share_doorbells(&control, node)?;
-        let arena = share_arena(node)?.map(Arc::new);
-        let nodes = nodes(&control, node, arena.as_deref())?;
+        // The first one's process id names what is shared, which only has to be new on this node.
+        let neighbours = start::all_gather(Handle(node.as_raw()), [control.rank() as u64, std::process::id().into()])?;
+        let [first, name] = neighbours[0];
+        let mut local = vec![false; control.size() as usize];
+        neighbours.iter().for_each(|[rank, _]| local[*rank as usize] = true);
+        let doorbells = share_doorbells(node, name, &local)?;
+        let arena = share_arena(node, name)?.map(Arc::new);
+        let nodes = nodes(&control, first, arena.as_deref())?;
         let first_ranks = if split.is_some() { first_ranks(&control, node)? } else { None };
         let unlinked = unlink_shared_memory(node)?;
         let (doorbells, local) = (Arc::new(doorbells), local.into());
@@ -180,17 +185,9 @@ fn home() -> Option<u64> {
 }
 
 /// Maps the node's doorbells in all its ranks. Collective.
-fn share_doorbells(
-    control: &SimpleCommunicator,
-    node: &SimpleCommunicator,
-) -> Result<(Doorbells, Vec<bool>), TransportError> {
-    let handle = Handle(node.as_raw());
-    // The name only has to be new on this node.
-    let all = start::all_gather(handle, [control.rank() as u64, u64::from(std::process::id())])?;
-    let (ranks, name): (Vec<u64>, u64) = (all.iter().map(|[rank, _]| *rank).collect(), all[0][1]);
-    let size = control.size() as u32;
+fn share_doorbells(node: &SimpleCommunicator, name: u64, local: &[bool]) -> Result<Doorbells, TransportError> {
+    let (handle, size, with_fifo) = (Handle(node.as_raw()), local.len() as u32, local[0]);
     let path = doorbell::path(&format!("bells-{name}"));
-    let with_fifo = ranks.contains(&0);
     let mut made = None;
     if node.rank() == 0 {
         doorbell::unlink(&path); // of a process with the same id that was killed within the next few lines
@@ -202,15 +199,12 @@ fn share_doorbells(
     if node.rank() == 0 {
         doorbell::unlink(&path);
     }
-    let mut local = vec![false; size as usize];
-    ranks.into_iter().for_each(|rank| local[rank as usize] = true);
-    Ok((doorbells?, local))
+    doorbells
 }
 
 /// Opens one arena in all ranks of the node, or in none. Collective.
-fn share_arena(node: &SimpleCommunicator) -> Result<Option<Arena>, TransportError> {
+fn share_arena(node: &SimpleCommunicator, name: u64) -> Result<Option<Arena>, TransportError> {
     let handle = Handle(node.as_raw());
-    let name = start::of_first(handle, u64::from(std::process::id()))?;
     let path = doorbell::path(&format!("arena-{name}"));
     let mut made = None;
     if node.rank() == 0 {
@@ -233,20 +227,12 @@ fn first_ranks(
 ) -> Result<Option<SimpleCommunicator>, TransportError> {
     let color = if node.rank() == 0 { Color::with_value(1) } else { Color::undefined() };
     let Some(members) = control.split_by_color(color).filter(|members| members.size() > 1) else { return Ok(None) };
-    // SAFETY: a live communicator; errors are returned by the calls that follow, and not fatal.
-    calls::check("MPI_Comm_set_errhandler", unsafe {
-        ffi::MPI_Comm_set_errhandler(members.as_raw(), ffi::RSMPI_ERRORS_RETURN)
-    })?;
+    start::return_errors(&members)?;
     Ok(collective::is_faster(&members)?.then_some(members))
 }
 
 /// What each rank has to say of its node. Collective.
-fn nodes(
-    control: &SimpleCommunicator,
-    node: &SimpleCommunicator,
-    arena: Option<&Arena>,
-) -> Result<Vec<Node>, TransportError> {
-    let first = start::of_first(Handle(node.as_raw()), control.rank() as u64)?;
+fn nodes(control: &SimpleCommunicator, first: u64, arena: Option<&Arena>) -> Result<Vec<Node>, TransportError> {
     let all = start::all_gather(Handle(control.as_raw()), [first, arena.map_or(0, Arena::room)])?;
     Ok(all.into_iter().map(|[first, room]| Node { first: Rank(first as u32), room }).collect())
 }
