@@ -123,6 +123,12 @@ install_pxcluster() {
     echo "$hash" >"$stamp"
 }
 
+# Which MPI the venv's mpi4py finds, by the names of this script; nothing if it finds none.
+mpi_of_mpi4py() {
+    "$venv/bin/python" -c "import mpi4py; mpi4py.rc.initialize = False
+from mpi4py import MPI; print(MPI.get_vendor()[0].replace(' ', '').lower())" 2>/dev/null || true
+}
+
 install_dev_tools() {
     local list=$root/scripts/lib/requirements-dev.txt stamp=$venv/pxcluster-dev.txt
     if ! have shellcheck && is_debian && is_root; then
@@ -134,8 +140,8 @@ install_dev_tools() {
     fi
     cmp -s "$list" "$stamp" && return
     "$venv/bin/python" -m pip install --quiet -r "$list"
-    if ! "$venv/bin/python" -c "import mpi4py.MPI" 2>/dev/null; then
-        # Debian's MPICH has another name than the one that the package of PyPI looks for.
+    if [ "$(mpi_of_mpi4py)" != "$mpi" ]; then
+        # Debian's MPICH has another name than the one that the package of PyPI looks for, which takes Open MPI then.
         say "building mpi4py with $mpi"
         CFLAGS=-O0 MPICC=$mpicc "$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps \
             --no-binary mpi4py mpi4py
